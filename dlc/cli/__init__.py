@@ -1,0 +1,1 @@
+"""The command line: one file a verb. Parses, prints, sets exit codes; no logic."""

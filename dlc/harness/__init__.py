@@ -1,0 +1,1 @@
+"""Measure, then judge: accuracy, latency, memory and size of each variant against the FP32 reference."""

@@ -1,0 +1,223 @@
+"""The record of one compile, ``manifest.json``: schema ``dlc-manifest/1``. Units are in the field names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import msgspec
+
+SCHEMA = "dlc-manifest/1"
+
+Status = Literal["pass", "fail", "inconclusive", "not built"]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=False):
+    """Base of every part of a manifest."""
+
+
+class Estimate(Record, frozen=True, kw_only=True):
+    """A number with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class SiteRecord(Record, frozen=True, kw_only=True):
+    """One place a rewrite considered; ``reason`` is null where it was applied."""
+
+    rewrite: str
+    node: str
+    op: str
+    reason: str | None
+
+
+class PassEntry(Record, frozen=True, kw_only=True):
+    """One pass that ran, with its options and hit counts."""
+
+    name: str
+    options: Mapping[str, Any]
+    modified: bool
+    applied: int
+    skipped: int
+    nodes_before: int
+    nodes_after: int
+    sites: tuple[SiteRecord, ...]
+
+
+class Choice(Record, frozen=True, kw_only=True):
+    """A rewrite that was measured on the whole model: kept or rolled back, and the latency ratio that decided."""
+
+    rewrite: str
+    kept: bool
+    ratio: Estimate
+    reason: str
+
+
+class Quantized(Record, frozen=True, kw_only=True):
+    """What a precision pass converted: operator type to count, and every weighted node it left, with the reason."""
+
+    converted: Mapping[str, int]
+    left: tuple[SiteRecord, ...]
+    weight_bytes_before: int
+    weight_bytes_after: int
+
+
+class Agreement(Record, frozen=True, kw_only=True):
+    """Closeness to the reference's outputs, without labels. ``argmax``: share of equal rows, null without classes."""
+
+    argmax: float | None
+    cosine: float
+    sqnr_db: float
+    examples: int
+
+
+class Accuracy(Record, frozen=True, kw_only=True):
+    """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example."""
+
+    metric: str
+    value: Estimate
+    retention: Estimate
+    drop: Estimate
+    examples: int
+
+
+class Latency(Record, frozen=True, kw_only=True):
+    """Interleaved runs. ``ratio`` is against the FP32 baseline (stock ONNX Runtime, the exported graph, same run)."""
+
+    median_ms: float
+    mean_ms: float
+    p10_ms: float
+    p90_ms: float
+    runs: int
+    ratio: Estimate
+    samples_ms: tuple[float, ...]
+
+
+class Lifetime(Record, frozen=True, kw_only=True):
+    """One planned buffer: bytes at ``[offset, offset + size)`` from step ``first`` until before step ``last``."""
+
+    name: str
+    size: int
+    offset: int
+    first: int
+    last: int
+
+
+class Memory(Record, frozen=True, kw_only=True):
+    """Planned activation memory at the stated shapes, and the measured peak of a process that runs the model."""
+
+    arena_bytes: int | None
+    lower_bound_bytes: int | None
+    weights_bytes: int
+    dims: Mapping[str, int]
+    peak_rss_bytes: int
+    runtime_rss_bytes: int
+    note: str = ""
+
+
+class Size(Record, frozen=True, kw_only=True):
+    """Bytes on disk of the model and its external data, as they are and compressed (zlib, level 6)."""
+
+    bytes: int
+    compressed_bytes: int
+    ratio: float
+
+
+class VerdictRecord(Record, frozen=True, kw_only=True):
+    """Pass, fail or inconclusive, and a line of evidence for each gate."""
+
+    status: Status
+    reasons: tuple[str, ...]
+
+
+class GoldenTolerance(Record, frozen=True, kw_only=True):
+    """How close a replay on another machine must come: ``max|a-b| <= bound·max|b|``, and where that is from."""
+
+    bound: float
+    reason: str
+
+
+class VariantRecord(Record, frozen=True, kw_only=True):
+    """One precision of the model."""
+
+    precision: str
+    verdict: VerdictRecord
+    notes: tuple[str, ...] = ()
+    passes: tuple[PassEntry, ...] = ()
+    choices: tuple[Choice, ...] = ()
+    quantized: Quantized | None = None
+    accuracy: Accuracy | None = None
+    agreement: Agreement | None = None
+    latency: Latency | None = None
+    size: Size | None = None
+    memory: Memory | None = None
+    golden: GoldenTolerance | None = None
+
+
+class DataRecord(Record, frozen=True, kw_only=True):
+    """A data set as it was used; ``sha256`` covers every byte fed and every target."""
+
+    role: Literal["calibration", "evaluation"]
+    name: str
+    source: str
+    examples: int
+    sha256: str
+
+
+class SourceRecord(Record, frozen=True, kw_only=True):
+    """Where the graph came from."""
+
+    kind: Literal["module", "pt2", "onnx"]
+    sha256: str
+    parity: str
+
+
+class TargetRecord(Record, frozen=True, kw_only=True):
+    """Where it was measured."""
+
+    provider: str
+    arch: str
+    isa: tuple[str, ...]
+    threads: int
+    runtime: str
+    opset: int
+    ir_version: int
+
+
+class Reference(Record, frozen=True, kw_only=True):
+    """What the variants are judged against: accuracy of ``accuracy_runner``, speed and size of the baseline session."""
+
+    accuracy_runner: str
+    metric: str | None
+    value: Estimate | None
+    examples: int
+    latency: Latency
+    size: Size
+    memory: Memory
+
+
+class Interfaces(Record, frozen=True, kw_only=True):
+    """Inputs and outputs, as text: ``name: dtype[shape]``."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """One compile."""
+
+    schema: Literal["dlc-manifest/1"]
+    name: str
+    seed: int
+    source: SourceRecord
+    target: TargetRecord
+    versions: Mapping[str, str]
+    interface: Interfaces
+    dims: Mapping[str, tuple[int, int, int]]
+    data: tuple[DataRecord, ...]
+    gates: Mapping[str, float | None]
+    reference: Reference
+    variants: tuple[VariantRecord, ...]
+    warnings: tuple[str, ...] = ()

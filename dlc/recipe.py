@@ -1,0 +1,129 @@
+"""What a user declares about a model: source, dynamic dimensions, data, metric, gates, variants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from dlc.errors import RecipeError
+from dlc.types import Array, Feeds, Outputs
+
+if TYPE_CHECKING:
+    import torch
+
+    from dlc.harness.accuracy import Metric
+
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
+
+Source: TypeAlias = "Callable[[], torch.nn.Module] | Path"
+"""A factory of a trained module in eval mode, or the path of an ``.onnx`` or ``.pt2`` file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dim:
+    """Bounds of a dynamic dimension, and the size at which it is measured (default: the geometric middle)."""
+
+    min: int = 1
+    max: int = 64
+    typical: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.max:
+            raise RecipeError(f"a dimension needs 1 <= min <= max, not min={self.min}, max={self.max}")
+        if self.typical == 0:
+            object.__setattr__(self, "typical", round((self.min * self.max) ** 0.5))
+        if not self.min <= self.typical <= self.max:
+            raise RecipeError(f"typical={self.typical} lies outside {self.min}..{self.max}")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One model input. ``shape`` holds sizes and names of declared dims, e.g. ``("batch", 3, 224, 224)``.
+
+    Seeded inputs are drawn from ``[low, high)``; without bounds floats are standard normal and integers 0 or 1.
+    """
+
+    dtype: str
+    shape: tuple[int | str, ...]
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """Batches of feeds, the same and in the same order each time, and what is true of each example.
+
+    ``batches`` yields feeds; ``targets`` returns one row per example, [n, ...]. ``source``: where the data is from.
+    """
+
+    name: str
+    batches: Callable[[], Iterable[Feeds]]
+    targets: Callable[[], Array] | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Gates:
+    """What a variant must hold to pass.
+
+    ``retention``: share of the reference's task metric. ``cosine``: mean cosine similarity with the reference's
+    outputs, the gate where no metric can be computed. The ratios are against the FP32 baseline; None: not gated.
+    """
+
+    retention: float = 0.99
+    cosine: float = 0.99
+    max_latency_ratio: float | None = None
+    max_size_ratio: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that ``dlc compile`` needs to know about one model.
+
+    ``inputs`` and ``outputs`` name a module's arguments and results in order; for ONNX files they are read from the
+    graph, and ``inputs`` may add dims and value bounds. ``prediction`` turns the feeds and outputs of one batch into one
+    row per example, [b, ...], for ``metric``; default: the first output.
+    """
+
+    name: str
+    source: Source
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    dims: Mapping[str, Dim] = field(default_factory=dict)
+    calibration: Dataset | None = None
+    evaluation: Dataset | None = None
+    metric: Metric | None = None
+    prediction: Callable[[Feeds, Outputs], Array] | None = None
+    gates: Gates = Gates()
+    variants: tuple[Precision, ...] = ("fp32", "int8")
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
+            raise RecipeError(f"name {self.name!r} cannot be a folder name: use letters, digits, '-', '_' and '.'")
+        if unknown := [v for v in self.variants if v not in PRECISIONS]:
+            raise RecipeError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
+        for name, spec in self.inputs.items():
+            for extent in spec.shape:
+                if isinstance(extent, str) and extent not in self.dims:
+                    raise RecipeError(
+                        f"input {name!r} uses dimension {extent!r}, which dims does not declare"
+                        f"{suggest(extent, self.dims)}"
+                    )
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest known word, or the list of known words."""
+    from difflib import get_close_matches
+
+    names = list(known)
+    if close := get_close_matches(word, names, n=1):
+        return f"; did you mean {close[0]!r}?"
+    return f" (known: {', '.join(map(repr, names)) or 'none'})"
+
+
+Unchecked: TypeAlias = Any
+"""A value from a user's file, not yet checked."""

@@ -1,0 +1,1 @@
+"""Reports made from a manifest: HTML, Markdown, JUnit. Nothing is measured here."""

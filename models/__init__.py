@@ -1,0 +1,1 @@
+"""The zoo: one recipe a file, each a real trained model."""

@@ -1,0 +1,80 @@
+"""What every pass shares: sites, the result that carries them, and the few questions all rewrites ask of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from dlc.types import Array
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One place where a rewrite could apply. ``reason`` is None where it was applied, else why it was not."""
+
+    rewrite: str
+    node: str
+    op: str
+    reason: str | None = None
+
+    @property
+    def applied(self) -> bool:
+        """Whether the rewrite was applied here."""
+        return self.reason is None
+
+
+@dataclass
+class Rewritten(ir.passes.PassResult):
+    """A pass result with the sites that were considered, in graph order."""
+
+    sites: tuple[Site, ...] = field(default=())
+
+
+class Pass(ir.passes.InPlacePass):
+    """A rewrite: a frozen dataclass whose fields are its options."""
+
+    name: ClassVar[str]
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """The options, as the manifest records them."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.repr}  # type: ignore[arg-type]
+
+
+def rewritten(model: ir.Model, sites: list[Site]) -> Rewritten:
+    """Result of a rewrite that changed the model exactly where a site was applied."""
+    return Rewritten(model, modified=any(s.applied for s in sites), sites=tuple(sites))
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """Array of an initializer or Constant node, else None. A graph input is never constant, even with a default."""
+    if value is None or value.is_graph_input():
+        return None
+    tensor = ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """Return the single element of a constant, else None."""
+    array = constant(value)
+    return float(array.reshape(())) if array is not None and array.size == 1 else None
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """Return the one node that reads a value, else None: no reader, several, or it is a graph output."""
+    users = tuple(value.uses())
+    return users[0].node if len(users) == 1 and not value.is_graph_output() else None
+
+
+def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
+    """Register a new initializer under ``name``, or the first free of ``name_1``, ``name_2``, and so on."""
+    taken = graph.initializers
+    unique = name if name not in taken else next(n for i in range(1, 1 << 30) if (n := f"{name}_{i}") not in taken)
+    tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
+    value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
+    graph.register_initializer(value)
+    return value

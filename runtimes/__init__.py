@@ -1,0 +1,1 @@
+"""The only place that touches a device: one runner a file."""

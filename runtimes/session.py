@@ -1,0 +1,22 @@
+"""The options of an ONNX Runtime session, as ``session.json`` records them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+
+class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """Options with which a model was measured; any ONNX Runtime binding can set them.
+
+    ``graph_optimization`` is the load-time optimisation level; ``disabled_optimizers`` names load-time optimisers that
+    must not run; ``entries`` are session configuration entries.
+    """
+
+    provider: Literal["cpu", "cuda"] = "cpu"
+    intra_op_threads: int = 1
+    graph_optimization: Literal["none", "basic", "extended", "all"] = "all"
+    disabled_optimizers: tuple[str, ...] = ()
+    entries: Mapping[str, str] = {}
