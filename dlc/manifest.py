@@ -1,13 +1,18 @@
-"""The record of one compile, ``manifest.json``: schema ``dlc-manifest/1``. Units are in the field names."""
+"""The record of one compile, ``manifest.json``: schema ``dlc-manifest/1``. Units are in the field names.
+
+``docs/manifest.schema.json`` is made from these classes: ``python -m dlc.manifest > docs/manifest.schema.json``.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-SCHEMA = "dlc-manifest/1"
+SCHEMA: Final = "dlc-manifest/1"
 
 Status = Literal["pass", "fail", "inconclusive", "not built"]
 
@@ -77,6 +82,7 @@ class Accuracy(Record, frozen=True, kw_only=True):
     """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example."""
 
     metric: str
+    unit: str = ""
     value: Estimate
     retention: Estimate
     drop: Estimate
@@ -191,6 +197,7 @@ class Reference(Record, frozen=True, kw_only=True):
 
     accuracy_runner: str
     metric: str | None
+    unit: str = ""
     value: Estimate | None
     examples: int
     latency: Latency
@@ -221,3 +228,22 @@ class Manifest(Record, frozen=True, kw_only=True):
     reference: Reference
     variants: tuple[VariantRecord, ...]
     warnings: tuple[str, ...] = ()
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (Draft 2020-12) of ``manifest.json``."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:dlc:{SCHEMA.replace('/', ':')}",
+        "title": SCHEMA,
+        **msgspec.json.schema(Manifest),
+    }
+
+
+def schema_text() -> str:
+    """Return the schema as it is published."""
+    return json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ import onnx_ir as ir
 from dlc.errors import DlcError, PassError
 from dlc.interface import Interface
 from dlc.passes.base import Pass, Rewritten, Site
+from dlc.tolerance import distance, reassociation
+from dlc.types import Outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,23 @@ Observer = Callable[[Pass, ir.Model, PassRecord], None]
 """Called after each pass, with the model as the pass left it. Raise to stop the pipeline."""
 
 
-def run(model: ir.Model, passes: Iterable[Pass], observers: Iterable[Observer] = ()) -> list[PassRecord]:
-    """Run passes on a model in place. PassError names the pass that broke a promise, and those that ran before."""
+Evaluate = Callable[[ir.Model], Outputs]
+"""Runs a model on fixed feeds, without any optimisation of the runtime's own."""
+
+
+def run(
+    model: ir.Model, passes: Iterable[Pass], observers: Iterable[Observer] = (), *, evaluate: Evaluate | None = None
+) -> list[PassRecord]:
+    """Run passes on a model in place. PassError names the pass that broke a promise, and those that ran before.
+
+    With ``evaluate``, each pass that promises equal numbers is also held to that.
+    """
     watching = tuple(observers)
     records: list[PassRecord] = []
+    outputs = evaluate(model) if evaluate else {}
     interface, state = Interface.of(model), digest(model)
     for each in passes:
-        nodes, start = _count(model), time.perf_counter()
+        nodes, owners, start = _count(model), _owners(model), time.perf_counter()
         try:
             result = each(model)
             state = _check(each, model, result, interface, state)
@@ -46,6 +58,9 @@ def run(model: ir.Model, passes: Iterable[Pass], observers: Iterable[Observer] =
             raise
         except Exception as error:
             raise PassError(each.name, f"{_root(error)} (ran before: {_names(records)})") from error
+        if evaluate and result.modified:
+            outputs = _same_numbers(each, model, outputs, evaluate(model))
+        del owners
         sites = result.sites if isinstance(result, Rewritten) else ()
         seconds = time.perf_counter() - start
         records.append(PassRecord(each.name, each.options, result.modified, sites, nodes, _count(model), seconds))
@@ -55,19 +70,57 @@ def run(model: ir.Model, passes: Iterable[Pass], observers: Iterable[Observer] =
 
 
 def digest(model: ir.Model) -> str:
-    """Hash of a graph's structure: names, nodes, attributes, types, and initializers by identity of their bytes' owner.
+    """Hash of all that a model file holds, but the bytes of weights: those count by the tensor object that owns them.
 
-    Weights are not read: a pass that changes a weight registers a new tensor object.
+    A pass that changes a weight registers a new tensor object.
     """
     seen = hashlib.sha256()
-    for graph in (model.graph, *(f.graph for f in model.functions.values())):
-        for node in ir.traversal.RecursiveGraphIterator(graph):
-            seen.update(repr(node).encode())
-        for name, value in graph.initializers.items():
-            seen.update(f"{name}:{id(value.const_value)}:{value.dtype}:{value.shape}".encode())
-        seen.update(str([(v.name, v.dtype, v.shape) for v in (*graph.inputs, *graph.outputs)]).encode())
-    seen.update(f"{model.ir_version}{sorted(model.opset_imports.items())}".encode())
+    seen.update(repr((model.ir_version, model.doc_string, sorted(model.metadata_props.items()))).encode())
+    bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
+    for each in bodies:
+        seen.update(repr((each.name, sorted(each.opset_imports.items()))).encode())
+        for line in _lines(each):
+            seen.update(line.encode())
     return seen.hexdigest()
+
+
+def _lines(graph: ir.Graph | ir.Function) -> Iterator[str]:
+    yield f"graph {graph.name} {graph.doc_string} {sorted(graph.metadata_props.items())}"
+    if isinstance(graph, ir.Graph):
+        for name, value in graph.initializers.items():
+            yield f"initializer {name} {id(value.const_value)} {_typed(value)}"
+    yield f"interface {[_typed(v) for v in graph.inputs]} {[_typed(v) for v in graph.outputs]}"
+    for node in graph:
+        yield repr((
+            node.name, node.op_identifier(), node.doc_string, sorted(node.metadata_props.items()),
+            [v.name if v is not None else None for v in node.inputs], [_typed(v) for v in node.outputs],
+        ))  # fmt: skip
+        for name, attr in sorted(node.attributes.items()):
+            yield f"{name} {attr.type} {attr.ref_attr_name} "
+            yield from _attribute(attr)
+
+
+def _attribute(attr: ir.Attr) -> Iterator[str]:
+    if attr.is_ref():
+        return
+    for graph in _graphs(attr):
+        yield from _lines(graph)
+    if attr.type == ir.AttributeType.TENSOR:
+        tensor = attr.as_tensor()
+        yield f"{tensor.dtype} {tensor.shape} {id(tensor)}"
+    elif attr.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        yield repr(attr.value)
+
+
+def _typed(value: ir.Value) -> str:
+    return f"{value.name}:{value.type}:{value.shape}:{value.doc_string}:{sorted(value.metadata_props.items())}"
+
+
+def _owners(model: ir.Model) -> list[object]:
+    """Tensor objects that the digest counts by identity; held, so that no new tensor takes a freed one's place."""
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    attributes = [a.value for n in nodes for a in n.attributes.values() if a.type == ir.AttributeType.TENSOR]
+    return [v.const_value for g in model.graphs() for v in g.initializers.values()] + attributes
 
 
 def _check(each: Pass, model: ir.Model, result: ir.passes.PassResult, promised: Interface, before: str) -> str:
@@ -81,23 +134,54 @@ def _check(each: Pass, model: ir.Model, result: ir.passes.PassResult, promised: 
     return after
 
 
+def _same_numbers(each: Pass, model: ir.Model, before: Outputs, after: Outputs) -> Outputs:
+    apart, where = distance(after, before)
+    if not each.changes_numbers and apart > (bound := reassociation(model)):
+        raise PassError(each.name, f"changed output {where!r} by {apart:.3g} of its largest value; bound {bound:.3g}")
+    return after
+
+
 def malformed(model: ir.Model) -> str | None:
     """Say what breaks the graph's form: a value used before it exists, or two values of one name."""
-    names: set[str] = set()
-    graph = model.graph
-    known = {*graph.inputs, *graph.initializers.values()}
+    return _malformed(model.graph, frozenset(), frozenset())
+
+
+def _malformed(graph: ir.Graph, outer: frozenset[ir.Value], outer_names: frozenset[str]) -> str | None:
+    """Check one graph; ``outer``: values of the graphs around it, which its nodes may read."""
+    names = set(outer_names)
+    known = set(outer)
+    for value in (*graph.inputs, *(v for v in graph.initializers.values() if not v.is_graph_input())):
+        if fault := _add(value, known, names):
+            return fault
     for node in graph:
-        for value in node.inputs:
-            if value is not None and value not in known:
-                return f"node {node.name!r} reads {value.name!r}, which nothing before it produces"
-        known.update(node.outputs)
-    for value in known:
-        if value.name in names:
-            return f"two values are named {value.name!r}"
-        if value.name:
-            names.add(value.name)
+        for read in node.inputs:
+            if read is not None and read not in known:
+                return f"node {node.name!r} reads {read.name!r}, which nothing before it produces"
+        inner = (g for attr in node.attributes.values() for g in _graphs(attr))
+        faults = [_malformed(g, frozenset(known), frozenset(names)) for g in inner]
+        faults += [_add(value, known, names) for value in node.outputs]
+        if any(faults):
+            return next(f for f in faults if f)
     missing = [v.name for v in graph.outputs if v not in known]
     return f"output {missing[0]!r} is not produced" if missing else None
+
+
+def _add(value: ir.Value, known: set[ir.Value], names: set[str]) -> str | None:
+    if value.name in names:
+        return f"two values are named {value.name!r}"
+    known.add(value)
+    if value.name:
+        names.add(value.name)
+    return None
+
+
+def _graphs(attr: ir.Attr) -> Iterator[ir.Graph]:
+    if attr.is_ref():
+        return
+    if attr.type == ir.AttributeType.GRAPH:
+        yield attr.as_graph()
+    elif attr.type == ir.AttributeType.GRAPHS:
+        yield from attr.as_graphs()
 
 
 def _count(model: ir.Model) -> int:

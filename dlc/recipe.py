@@ -41,7 +41,7 @@ class Dim:
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """One model input. ``shape`` holds sizes and names of declared dims, e.g. ``("batch", 3, 224, 224)``.
+    """One model input. ``shape`` holds sizes and names of declared dims, ``("batch", 3, 224, 224)``.
 
     Seeded inputs are drawn from ``[low, high)``; without bounds floats are standard normal and integers 0 or 1.
     """
@@ -84,7 +84,7 @@ class Recipe:
     """Everything that ``dlc compile`` needs to know about one model.
 
     ``inputs`` and ``outputs`` name a module's arguments and results in order; for ONNX files they are read from the
-    graph, and ``inputs`` may add dims and value bounds. ``prediction`` turns the feeds and outputs of one batch into one
+    graph; ``inputs`` may add dims and value bounds. ``prediction`` turns the feeds and outputs of one batch into one
     row per example, [b, ...], for ``metric``; default: the first output.
     """
 

@@ -1,1 +1,8 @@
-"""The zoo: one recipe a file, each a real trained model."""
+"""The zoo: one recipe a file, each a real trained model. Nothing is imported until it is chosen."""
+
+ZOO = {
+    "digits-cnn": "dlc.models.digits_cnn:recipe",
+    "digits-mlp": "dlc.models.digits_mlp:recipe",
+    "efficientnet-lite0": "dlc.models.efficientnet_lite0:recipe",
+    "minilm": "dlc.models.minilm:recipe",
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -35,9 +36,13 @@ class Rewritten(ir.passes.PassResult):
 
 
 class Pass(ir.passes.InPlacePass):
-    """A rewrite: a frozen dataclass whose fields are its options."""
+    """A rewrite: a frozen dataclass whose fields are its options.
+
+    ``changes_numbers``: a precision pass; its results are judged by the harness, never compared for equality.
+    """
 
     name: ClassVar[str]
+    changes_numbers: ClassVar[bool] = False
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -78,3 +83,15 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def clone(model: ir.Model) -> ir.Model:
+    """Copy a model; the weights are shared.
+
+    ``ir.Model.clone`` shares the type objects as well, so that a dtype set in one copy would show in the other.
+    """
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
+            value.type = deepcopy(value.type)
+    return copy

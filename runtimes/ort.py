@@ -39,6 +39,7 @@ class OrtRunner(Runner):
         if self.profile or _too_large(self.model):
             self._scratch = tempfile.TemporaryDirectory(prefix="dlc-")
         options = session_options(ort, self.config)
+        self.configure(options)
         if self.profile and self._scratch:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._scratch.name) / "profile")
@@ -57,7 +58,11 @@ class OrtRunner(Runner):
         else:
             self.interface = _interface_of(self._session)
         self._outputs = [t.name for t in self.interface.outputs]
-        self.check_session()
+        try:
+            self.check_session()
+        except CapabilityError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Release the session and its files."""
@@ -76,6 +81,9 @@ class OrtRunner(Runner):
     def providers(self) -> list[Any]:
         """Providers asked of the session, in order."""
         return [self.provider]
+
+    def configure(self, options: Any) -> None:
+        """Set session options that the provider needs."""
 
     def check_provider(self, ort: Any) -> None:
         """Raise CapabilityError if the provider cannot be used here."""

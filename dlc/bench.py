@@ -1,0 +1,101 @@
+"""Times any models side by side, interleaved in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from dlc.artifact import MANIFEST, MODEL, SESSION, Artifact, read_session
+from dlc.errors import ArtifactError, UserError
+from dlc.export import seeded_feeds
+from dlc.harness.measure import latency, summarise
+from dlc.interface import Interface
+from dlc.lookup import load
+from dlc.manifest import Latency
+from dlc.progress import Progress
+from dlc.recipe import suggest
+from dlc.runtimes import RUNTIMES
+from dlc.runtimes.ort import OrtRunner
+from dlc.runtimes.session import SessionConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One model's latency; its ratio is against the first model."""
+
+    name: str
+    latency: Latency
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    name: str
+    model: Path
+    config: SessionConfig
+
+
+def bench(
+    paths: Sequence[Path], dims: Mapping[str, int], *, rounds: int, threads: int | None, seed: int, progress: Progress
+) -> list[Row]:
+    """Time every model of every path at the given sizes of the dynamic dims (default 1)."""
+    subjects = [s for path in paths for s in _subjects(path)]
+    rng = np.random.default_rng(seed)
+    progress.stage("load", len(subjects))
+    with ExitStack() as stack:
+        runners: dict[str, OrtRunner] = {}
+        for subject in subjects:
+            config = msgspec.structs.replace(
+                subject.config, intra_op_threads=threads or subject.config.intra_op_threads
+            )
+            runner: OrtRunner = load(RUNTIMES[config.provider])(subject.model, config)
+            runners[_unique(subject.name, runners)] = stack.enter_context(runner)
+            progress.advance()
+        interfaces = {r.interface for r in runners.values()}
+        if len(interfaces) > 1:
+            first, other = list(interfaces)[:2]
+            raise UserError(f"the models differ in interface, so they cannot share inputs: {first.diff(other)}")
+        feeds = seeded_feeds(interfaces.pop(), {}, _sizes(next(iter(runners.values())).interface, dims), rng)
+        progress.stage("time", None)
+        samples = latency(runners, feeds, rounds=rounds, rng=rng)
+    first_samples = next(iter(samples.values()))
+    return [Row(name, summarise(each, first_samples, rng=rng)) for name, each in samples.items()]
+
+
+def parse_dims(texts: Sequence[str]) -> dict[str, int]:
+    """Read ``name=size`` options."""
+    sizes: dict[str, int] = {}
+    for text in texts:
+        name, _, size = text.partition("=")
+        if not size.isdecimal() or int(size) < 1:
+            raise UserError(f"--dim {text}: write NAME=SIZE with a positive size, for example --dim batch=8")
+        sizes[name] = int(size)
+    return sizes
+
+
+def _subjects(path: Path) -> Iterator[_Subject]:
+    if path.is_file():
+        yield _Subject(path.name, path, SessionConfig())
+    elif (path / MANIFEST).is_file():
+        for variant in Artifact.load(path).built:
+            yield from _subjects(path / variant.precision)
+    elif (path / MODEL).is_file():
+        config = read_session(path) if (path / SESSION).is_file() else SessionConfig()
+        yield _Subject(path.name, path / MODEL, config)
+    else:
+        raise ArtifactError(f"{path} is not a model file, a variant folder or an artifact")
+
+
+def _unique(name: str, taken: Mapping[str, object]) -> str:
+    return name if name not in taken else next(n for i in range(2, 1 << 30) if (n := f"{name} ({i})") not in taken)
+
+
+def _sizes(interface: Interface, dims: Mapping[str, int]) -> dict[str, int]:
+    named = {d for t in interface.inputs for d in t.shape or () if isinstance(d, str)}
+    if unknown := [d for d in dims if d not in named]:
+        raise UserError(f"no dynamic dimension is named {unknown[0]!r}{suggest(unknown[0], sorted(named))}")
+    return {name: dims.get(name, 1) for name in named}

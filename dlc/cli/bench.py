@@ -1,0 +1,45 @@
+"""dlc bench ARTIFACT|MODEL..."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dlc.cli.common import Format, common, print_json, print_table, progress
+from dlc.manifest import Latency
+
+
+@click.command(short_help="Time models interleaved, side by side: medians, percentiles, ratios with intervals.")
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
+@click.option("--rounds", type=click.IntRange(10), default=200, show_default=True, help="Runs of each model.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of one operator. Default: as in session.json, else 1.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and order.")
+@common
+def command(
+    models: tuple[Path, ...], dims: tuple[str, ...], rounds: int, threads: int | None, seed: int, form: Format,
+    verbose: int,
+) -> int:  # fmt: skip
+    """Time MODELS: artifacts (every variant of each), variant folders, or .onnx files. Ratios are against the first.
+
+    \b
+        dlc bench build/digits-cnn --dim batch=8
+        dlc bench before.onnx after.onnx
+    """
+    from dlc.bench import bench, parse_dims
+
+    with progress() as bar:
+        rows = bench(models, parse_dims(dims), rounds=rounds, threads=threads, seed=seed, progress=bar)
+    if form == "json":
+        print_json(rows)
+        return 0
+    headers = ("model", "median", "p10", "p90", "runs", "ratio to the first")
+    print_table(headers, [(r.name, *_cells(r.latency)) for r in rows])
+    return 0
+
+
+def _cells(latency: Latency) -> tuple[str, ...]:
+    times = (f"{t:.3f} ms" for t in (latency.median_ms, latency.p10_ms, latency.p90_ms))
+    ratio = latency.ratio
+    return (*times, str(latency.runs), f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")

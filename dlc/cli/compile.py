@@ -1,0 +1,74 @@
+"""dlc compile SOURCE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import click
+
+from dlc.cli.common import Format, common, print_json, print_table, progress
+
+
+@click.command(short_help="Export, rewrite, quantize, measure and judge a model; write its artifact.")
+@click.argument("source")
+@click.option(
+    "-r", "--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file that declares the rest."
+)
+@click.option("--variants", help="Comma-separated: fp32,fp16,bf16,int8,int4. Default: what the recipe names.")
+@click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True,
+              help="Folder that receives the artifact, under the model's name.")  # fmt: skip
+@click.option(
+    "-t", "--target", "target_file", type=click.Path(path_type=Path), help="Target file. Default: this machine."
+)
+@click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and resampling.")
+@click.option("--no-evaluate", is_flag=True, help="Skip the task metric; judge by agreement on calibration data.")
+@click.option("--check-each-pass", is_flag=True, help="Compare the model's numbers before and after every pass.")
+@click.option("--overwrite", is_flag=True, help="Replace an artifact that exists.")
+@common
+def command(
+    source: str, recipe_file: Path | None, variants: str | None, out: Path, target_file: Path | None, provider: str,
+    threads: int, seed: int, no_evaluate: bool, check_each_pass: bool, overwrite: bool, form: Format, verbose: int,
+) -> int:  # fmt: skip
+    """Compile SOURCE: a zoo name, recipe.py, recipe.toml, model.onnx, model.pt2 or package.module:factory.
+
+    \b
+        dlc compile digits-cnn
+        dlc compile model.onnx -r recipe.toml --variants fp32,int8 -o build
+    """
+    from dlc import target as targets
+    from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
+    from dlc.costs import default_cache
+    from dlc.harness.judge import overall
+    from dlc.recipe import Precision
+    from dlc.recipe_files import load_recipe
+    from dlc.report.table import verdict_rows
+
+    recipe = load_recipe(source, recipe_file)
+    target = targets.load(target_file) if target_file else targets.detect(cast("targets.Provider", provider), threads)
+    options = Options(
+        variants=cast("tuple[Precision, ...]", tuple(v.strip() for v in variants.split(","))) if variants else None,
+        seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
+        cache=default_cache(),
+    )  # fmt: skip
+    with progress() as bar:
+        compiled = compile(recipe, target, out, options, bar)
+    record = compiled.artifact.manifest
+    if form == "json":
+        print_json(record)
+    else:
+        print_table(*verdict_rows(record), title=f"{record.name} on {target.runtime}, {target.threads} thread(s)")
+        for warning in record.warnings:
+            click.echo(f"warning: {warning}")
+        for variant in record.variants:
+            if verbose or variant.verdict.status != "pass":
+                click.echo(f"{variant.precision}: {variant.verdict.status}: " + "; ".join(variant.verdict.reasons))
+        click.echo(f"report: {compiled.artifact.path / 'report.html'}")
+    for bug in compiled.bugs:
+        click.echo(f"error: {bug}", err=True)
+    if compiled.bugs:
+        return compiled.bugs[0].exit_code
+    missing = variants is not None and any(v.verdict.status == "not built" for v in record.variants)
+    return 1 if missing else overall(record.variants)

@@ -1,0 +1,50 @@
+"""dlc inspect MODEL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dlc.cli.common import Format, common, print_json, print_table
+
+
+@click.command(short_help="Show a model's operators, weights and shapes, and where rewrites apply and why not.")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
+@click.option("--explain", metavar="REWRITE", help="Show every site of one rewrite (attention, batch-norm, …), or all.")
+@common
+def command(model: Path, dims: tuple[str, ...], explain: str | None, form: Format, verbose: int) -> int:
+    """Describe the ONNX file MODEL; nothing is run and the file is not changed.
+
+    \b
+        dlc inspect model.onnx --dim batch=8
+        dlc inspect model.onnx --explain all
+    """
+    from dlc.bench import parse_dims
+    from dlc.inspection import inspect
+
+    seen = inspect(model, parse_dims(dims), explain)
+    if form == "json":
+        print_json(seen)
+        return 0
+    if explain:
+        rows = [(s.rewrite, s.op, s.node, s.reason or "applies") for s in seen.sites]
+        print_table(("rewrite", "operator", "node", "applies, or why not"), rows)
+        click.echo(f"{len(rows)} sites" if rows else "no site: nothing in this graph looks like what the rewrite forms")
+        return 0
+    sizes = ", ".join(f"{name}={size}" for name, size in seen.sizes.items())
+    click.echo(
+        f"opset {seen.opset}, IR {seen.ir_version}, from {seen.producer or 'an unnamed tool'}; {seen.nodes} nodes"
+    )
+    click.echo(f"weights: {seen.parameters:,} elements, {seen.weight_bytes:,} bytes")
+    for role, tensors in (("input", seen.inputs), ("output", seen.outputs)):
+        for tensor in tensors:
+            click.echo(f"{role}: {tensor}")
+    rows = [(o.op, f"{o.nodes}", _count(o.macs), _count(o.bytes)) for o in seen.operators]
+    print_table(("operator", "nodes", "multiply-adds", "bytes moved"), rows, title=f"at {sizes}" if sizes else None)
+    return 0
+
+
+def _count(number: int | None) -> str:
+    return "?" if number is None else f"{number:,}"

@@ -1,0 +1,127 @@
+"""The whole flow: export, rewrite, build each precision, write, measure, judge, report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+
+from dlc.artifact import MANIFEST, Artifact, seal, staging
+from dlc.costs import Costs
+from dlc.errors import PassError, UserError
+from dlc.evidence import BASELINE, Subject, gather
+from dlc.export import Exported, export
+from dlc.feeds import distinct_sizes, seeded_feeds, typical_sizes
+from dlc.interface import Interface
+from dlc.passes.base import clone
+from dlc.pipeline import Evaluate
+from dlc.progress import Progress, Silent, track
+from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
+from dlc.record import check_data, to_manifest
+from dlc.report.write import write_reports
+from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.session import SessionConfig
+from dlc.shipping import add_golden, add_plan, ship
+from dlc.target import Target
+from dlc.types import Feeds, Outputs
+from dlc.variants import Build, build, rewrite
+
+SILENT = Silent()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How to compile. ``variants`` None: those that the recipe names. ``cache`` None: no measured cost is kept."""
+
+    variants: tuple[Precision, ...] | None = None
+    seed: int = 0
+    evaluate: bool = True
+    check_each_pass: bool = False
+    overwrite: bool = False
+    cache: Path | None = None
+
+
+DEFAULT = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """An artifact, and the bugs of ours that kept a variant out of it."""
+
+    artifact: Artifact
+    bugs: tuple[PassError, ...]
+
+
+def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
+    recipe: Recipe, target: Target, out: Path, options: Options = DEFAULT, progress: Progress = SILENT
+) -> Compiled:
+    """Compile a recipe for a target into ``out / recipe.name``: written whole, or not at all."""
+    precisions = _precisions(recipe, options)
+    with staging(out / recipe.name, overwrite=options.overwrite) as folder:
+        progress.stage("export")
+        exported = export(recipe, opset=target.opset, ir_version=target.ir_version, seed=options.seed)
+        data = check_data(recipe, Interface.of(exported.model), evaluating=options.evaluate)
+        costs = _costs(exported, target, options)
+        baseline = ship(folder.parent, BASELINE, clone(exported.model), costs.config)
+
+        progress.stage("rewrite and build", 1 + len(precisions))
+        equal = _evaluator(costs) if options.check_each_pass else None
+        base = rewrite(exported.model, costs, evaluate=equal)
+        builds = [build(p, base, recipe, target, evaluate=equal) for p in track(progress, precisions)]
+
+        subjects = [ship(folder, b.precision, b.model, costs.config) for b in builds if b.model is not None]
+        evidence = gather(
+            baseline, subjects, recipe, exported, evaluating=options.evaluate, seed=options.seed, progress=progress
+        )
+        progress.stage("plan memory, save golden vectors")
+        plans = {s.name: add_plan(s, m, costs.feeds) for s, m in _shipped(subjects, builds)}
+        for subject in subjects:
+            add_golden(subject, _golden_inputs(exported, options.seed))
+        record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans)
+        (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
+        seal(folder)
+    return Compiled(Artifact.load(out / recipe.name), tuple(b.bug for b in builds if b.bug))
+
+
+def _precisions(recipe: Recipe, options: Options) -> tuple[Precision, ...]:
+    chosen = options.variants or recipe.variants
+    if unknown := [v for v in chosen if v not in PRECISIONS]:
+        raise UserError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
+    return tuple(dict.fromkeys(chosen))
+
+
+def _costs(exported: Exported, target: Target, options: Options) -> Costs:
+    """Costs at the typical sizes, on seeded inputs."""
+    rng = np.random.default_rng(options.seed)
+    feeds = seeded_feeds(Interface.of(exported.model), exported.inputs, typical_sizes(exported.dims), rng)
+    config = SessionConfig(provider=target.provider, intra_op_threads=target.threads)
+    return Costs(target, config, feeds, options.seed, options.cache)
+
+
+def _evaluator(costs: Costs) -> Evaluate:
+    """Run a graph on the seeded feeds with ONNX Runtime's own optimisations off."""
+    config = SessionConfig(graph_optimization="none")
+
+    def evaluate(model: ir.Model) -> Outputs:
+        with OrtCpuRunner(model, config) as runner:
+            return runner.run(costs.feeds)
+
+    return evaluate
+
+
+def _shipped(subjects: Sequence[Subject], builds: Sequence[Build]) -> Iterator[tuple[Subject, ir.Model]]:
+    models: dict[str, ir.Model] = {b.precision: b.model for b in builds if b.model is not None}
+    return ((s, models[s.name]) for s in subjects)
+
+
+def _golden_inputs(exported: Exported, seed: int) -> list[Feeds]:
+    """Seeded inputs at the typical sizes, and at others if a dimension moves."""
+    rng, interface = np.random.default_rng(seed), Interface.of(exported.model)
+    where = [typical_sizes(exported.dims), distinct_sizes(exported.dims)]
+    unique = [s for i, s in enumerate(where) if s not in where[:i]]
+    return [seeded_feeds(interface, exported.inputs, sizes, rng) for sizes in unique]

@@ -1,0 +1,211 @@
+"""Accuracy of models on a data set: the task's metric, and agreement with a reference, all models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dlc import manifest
+from dlc.errors import DataError, DlcError, ModelError, RecipeError
+from dlc.harness.agreement import AgreementMeter
+from dlc.progress import Progress, Silent
+from dlc.recipe import Dataset
+from dlc.runtimes.base import Runner
+from dlc.types import Array, Feeds, Floats, Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A task metric that can be resampled example by example; higher is better.
+
+    ``rows`` turns predictions [n, ...] and targets [n, ...] into values per example, [n, k]. ``statistic`` turns any
+    selection of those rows into the metric.
+    """
+
+    name: str
+    unit: str
+    rows: Callable[[Array, Array], Floats]
+    statistic: Callable[[Floats], float]
+
+
+Prediction = Callable[[Feeds, Outputs], Array]
+"""Feeds and outputs of one batch to one row per example, [b, ...]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model on one data set.
+
+    ``rows``: the metric's values per example, None without metric or targets. ``fault``: why the model's outputs are of
+    no use (NaN, a failed run); then there are no rows and no agreement.
+    """
+
+    examples: int
+    rows: Floats | None = None
+    agreement: manifest.Agreement | None = None
+    fault: str | None = None
+
+
+def evaluate(
+    runners: Mapping[str, Runner], dataset: Dataset, *, reference: str, metric: Metric | None = None,
+    prediction: Prediction | None = None, progress: Progress = Silent(),  # noqa: B008 - has no state
+) -> dict[str, Evaluation]:  # fmt: skip
+    """Run all models batch by batch over one pass of the data; what stays in memory is predictions only.
+
+    The reference must run, and run cleanly; another model that fails is a finding, recorded as its ``fault``.
+    """
+    targets = dataset.targets() if metric and dataset.targets else None
+    predict = None if targets is None else prediction or _first_output
+    tracks = {name: _Track() for name in runners}
+    for index, feeds in enumerate(dataset.batches()):
+        expected = _reference_outputs(runners[reference], feeds, index)
+        for name, runner in runners.items():
+            track = tracks[name]
+            if track.fault is None:
+                outputs = expected if name == reference else _candidate_outputs(runner, feeds, expected, index, track)
+                if outputs is not None:
+                    track.meter.add(outputs, expected, batch=_leading(feeds))
+                    if predict is not None:
+                        track.predictions.append(_predicted(predict, feeds, outputs, index))
+        progress.advance()
+    if tracks[reference].meter.batches == 0:
+        raise DataError(
+            f"data set {dataset.name!r} gave no batch; batches() must return a fresh iterable at every call"
+        )
+    return {
+        name: _result(
+            track, metric if targets is not None else None, targets, dataset.name, is_reference=name == reference
+        )
+        for name, track in tracks.items()
+    }
+
+
+@dataclass
+class _Track:
+    """What is kept of one model while the data streams by."""
+
+    meter: AgreementMeter = field(default_factory=AgreementMeter)
+    predictions: list[Array] = field(default_factory=list)
+    fault: str | None = None
+
+
+def _reference_outputs(runner: Runner, feeds: Feeds, batch: int) -> Outputs:
+    outputs = runner.run(feeds)
+    for name, array in outputs.items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            raise ModelError(
+                f"the reference ({runner.name}) gives NaN in output {name!r} on batch {batch}: nothing can be judged "
+                f"against it; check the model's weights and that the data is preprocessed as in training"
+            )
+    return outputs
+
+
+def _candidate_outputs(runner: Runner, feeds: Feeds, expected: Outputs, batch: int, track: _Track) -> Outputs | None:
+    """Run a candidate; a failure becomes the track's fault."""
+    try:
+        outputs = runner.run(feeds)
+        track.fault = next(_faults(outputs, expected, batch), None)
+    except DlcError as error:
+        track.fault = str(error)
+    return None if track.fault else outputs
+
+
+def _faults(outputs: Outputs, expected: Outputs, batch: int) -> Iterator[str]:
+    """Infinities are a fault only where the reference has another value: masked scores may be -inf on purpose."""
+    for name, stated in expected.items():
+        got = outputs.get(name)
+        if got is None:
+            yield f"output {name!r} is missing"
+        elif got.shape != stated.shape:
+            yield f"output {name!r} has shape {list(got.shape)} on batch {batch}, the reference {list(stated.shape)}"
+        elif got.dtype.kind == "f" and (bad := ~np.isfinite(got) & (got != stated)).any():
+            kind = "NaN" if np.isnan(got).any() else "infinity"
+            yield f"output {name!r} holds {kind}: {int(bad.sum())} of {got.size} values on batch {batch}"
+
+
+def _first_output(_feeds: Feeds, outputs: Outputs) -> Array:
+    return next(iter(outputs.values()))
+
+
+def _predicted(predict: Prediction, feeds: Feeds, outputs: Outputs, batch: int) -> Array:
+    try:
+        rows = np.asarray(predict(feeds, outputs))
+    except Exception as error:
+        raise RecipeError(
+            f"the recipe's prediction fails on batch {batch}: {type(error).__name__}: {error}; it gets that batch's "
+            f"feeds ({', '.join(feeds)}) and outputs ({', '.join(outputs)})"
+        ) from error
+    if rows.ndim == 0:
+        raise RecipeError(f"the recipe's prediction gives one number for batch {batch}; it must give a row per example")
+    return rows
+
+
+def _leading(feeds: Feeds) -> int:
+    """Rows of axis 0 of the first input that has one."""
+    return next((array.shape[0] for array in feeds.values() if array.ndim), 1)
+
+
+def _result(
+    track: _Track, metric: Metric | None, targets: Array | None, dataset: str, *, is_reference: bool
+) -> Evaluation:
+    examples = track.meter.examples
+    if track.fault is not None:
+        return Evaluation(examples, fault=track.fault)
+    agreement = None if is_reference else track.meter.result()
+    if metric is None or targets is None:
+        return Evaluation(examples, agreement=agreement)
+    rows = metric_rows(metric, np.concatenate(track.predictions), targets, dataset)
+    return Evaluation(len(rows), rows, agreement)
+
+
+def metric_rows(metric: Metric, predictions: Array, targets: Array, dataset: str) -> Floats:
+    """Apply a metric's ``rows``; DataError or RecipeError if predictions, targets and metric do not fit together."""
+    if len(predictions) != len(targets):
+        raise DataError(
+            f"data set {dataset!r} has {len(targets)} targets for {len(predictions)} predictions; the recipe's "
+            f"prediction must give one row per target"
+        )
+    try:
+        rows = np.asarray(metric.rows(predictions, targets), dtype=np.float64)
+    except (ValueError, TypeError, IndexError) as error:
+        raise RecipeError(
+            f"metric {metric.name!r} cannot use predictions of shape {list(predictions.shape)} with targets of shape "
+            f"{list(targets.shape)}: {error}; give the recipe a prediction or a metric that fits"
+        ) from error
+    if rows.ndim != 2 or len(rows) != len(targets):
+        raise RecipeError(
+            f"metric {metric.name!r} must give rows [n, k] for {len(targets)} examples, not {list(rows.shape)}"
+        )
+    return rows
+
+
+def _hits(predictions: Array, targets: Array) -> Floats:
+    hits: Floats = (predictions.argmax(axis=1) == targets).astype(np.float64).reshape(-1, 1)
+    return hits
+
+
+def _percent(rows: Floats) -> float:
+    return 100.0 * float(rows.mean())
+
+
+def _pairs(predictions: Array, targets: Array) -> Floats:
+    pairs: Floats = np.stack([predictions.reshape(-1), targets.reshape(-1)], axis=1).astype(np.float64)
+    return pairs
+
+
+def _spearman(rows: Floats) -> float:
+    """Pearson's correlation of mid-ranks, in hundredths; a constant column ranks nothing: its correlation is 0."""
+    from scipy.stats import rankdata
+
+    ranks = rankdata(rows, axis=0)  # [n, 2]
+    centred = ranks - ranks.mean(axis=0)
+    spread = float(np.sqrt((centred**2).sum(axis=0).prod()))
+    return 100.0 * float(centred.prod(axis=1).sum()) / spread if spread > 0 else 0.0
+
+
+METRICS = {
+    "top1": Metric("top1", "%", _hits, _percent),
+    "spearman": Metric("spearman", "/100", _pairs, _spearman),
+}

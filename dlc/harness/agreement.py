@@ -1,0 +1,81 @@
+"""How close a model's outputs come to the reference's, accumulated batch by batch in constant memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dlc.manifest import Agreement
+from dlc.types import Array, Floats, Outputs
+
+SQNR_MAX = 20 * math.log10(2**24)
+"""dB at which FP32 itself rounds, 144.5: outputs that are equal, or closer than that, count as this."""
+
+
+@dataclass
+class _Sums:
+    """Sums of one output: cosine per example, energy of the reference and of the difference."""
+
+    cosine: float = 0.0
+    rows: int = 0
+    signal: float = 0.0
+    noise: float = 0.0
+
+    @property
+    def sqnr_db(self) -> float:
+        """10 log10(signal / noise)."""
+        if self.noise <= self.signal * 10 ** (-SQNR_MAX / 10):
+            return SQNR_MAX
+        return 10 * math.log10(self.signal / self.noise) if self.signal > 0 else -SQNR_MAX
+
+
+@dataclass
+class AgreementMeter:
+    """Streaming agreement. With several outputs, cosine and SQNR are those of the output that fares worst."""
+
+    examples: int = 0
+    batches: int = 0
+    _equal: int = 0
+    _scored: int = 0
+    _sums: dict[str, _Sums] = field(default_factory=dict)
+
+    def add(self, outputs: Outputs, expected: Outputs, *, batch: int) -> None:
+        """Add one batch of ``batch`` examples; both sides have the same names and shapes."""
+        self.examples += batch
+        self.batches += 1
+        for index, (name, b) in enumerate(expected.items()):
+            a = outputs[name]
+            if index == 0 and b.ndim == 2 and b.shape[1] > 1:
+                self._scored += len(b)
+                self._equal += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+            self._add_one(self._sums.setdefault(name, _Sums()), a, b, batch)
+
+    def result(self) -> Agreement:
+        """Agreement over everything added."""
+        sums = self._sums.values()
+        return Agreement(
+            argmax=self._equal / self._scored if self._scored else None,
+            cosine=min((s.cosine / s.rows for s in sums if s.rows), default=1.0),
+            sqnr_db=min((s.sqnr_db for s in sums), default=SQNR_MAX),
+            examples=self.examples,
+        )
+
+    def _add_one(self, sums: _Sums, a: Array, b: Array, batch: int) -> None:
+        rows = batch if b.ndim and b.shape[0] == batch else 1
+        x, y = (v.astype(np.float64).reshape(rows, -1) for v in (a, b))  # [rows, elements]
+        both = np.isfinite(x) & np.isfinite(y)
+        x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
+        sums.cosine += float(_cosine(x, y).sum())
+        sums.rows += rows
+        sums.signal += float((y**2).sum())
+        sums.noise += float(((x - y) ** 2).sum())
+
+
+def _cosine(x: Floats, y: Floats) -> Floats:
+    """Cosine of each pair of rows; two zero rows agree, one zero row does not."""
+    lengths = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    equal = (x == y).all(axis=1)
+    cosine = (x * y).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
+    return np.where(equal, 1.0, np.clip(cosine, -1.0, 1.0))

@@ -1,0 +1,122 @@
+"""From numbers to a verdict: pure, and one line of evidence for each gate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from dlc.manifest import Accuracy, Agreement, Estimate, Latency, Size, Status, VariantRecord, VerdictRecord
+from dlc.recipe import Gates, Precision
+
+FP32_SLACK = 1.02
+"""A compiled FP32 model may be this much slower than stock ONNX Runtime before it counts as slower."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One gate's outcome; ``status`` None: a remark that decides nothing."""
+
+    status: Status | None
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.status or 'note'}: {self.text}"
+
+
+def judge(
+    precision: Precision, gates: Gates, *, latency: Latency, size: Size, accuracy: Accuracy | None = None,
+    agreement: Agreement | None = None, fault: str | None = None, leaked: int = 0,
+) -> VerdictRecord:  # fmt: skip
+    """Judge one variant against the FP32 reference; the worst gate decides.
+
+    ``fault``: why its outputs are of no use. ``leaked``: calibration examples that are evaluation examples too.
+    """
+    findings = [
+        *_quality(gates, accuracy, agreement, fault),
+        *_ratio_gate("latency", latency.ratio, gates.max_latency_ratio),
+        *_size_gate(size, gates.max_size_ratio),
+        _fp32_speed(latency.ratio) if precision == "fp32" else _gain(latency.ratio, size),
+    ]
+    if leaked:
+        findings.append(Finding(None, f"{leaked} calibration examples are evaluation examples: accuracy may flatter"))
+    return VerdictRecord(status=worst(f.status for f in findings), reasons=tuple(map(str, findings)))
+
+
+def worst(statuses: Iterable[Status | None]) -> Status:
+    """Return fail before inconclusive before pass."""
+    seen = set(statuses)
+    return "fail" if "fail" in seen else "inconclusive" if "inconclusive" in seen else "pass"
+
+
+def overall(variants: Iterable[VariantRecord]) -> int:
+    """Exit code of a compile: 1 if a variant failed or none was built, 5 if one is inconclusive, else 0."""
+    built: list[Status | None] = [v.verdict.status for v in variants if v.verdict.status != "not built"]
+    return {"pass": 0, "fail": 1, "inconclusive": 5}[worst(built)] if built else 1
+
+
+def _quality(
+    gates: Gates, accuracy: Accuracy | None, agreement: Agreement | None, fault: str | None
+) -> Iterator[Finding]:
+    if fault is not None:
+        yield Finding("fail", fault)
+    elif accuracy is not None:
+        yield _retention(accuracy, gates.retention)
+        if (blind := _blind_spot(accuracy)) > 1 - gates.retention:
+            yield Finding(None, f"on {accuracy.examples} examples a loss of {100 * blind:.1f} % could go unseen")
+    elif agreement is not None:
+        status: Status = "pass" if agreement.cosine >= gates.cosine else "fail"
+        text = f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {gates.cosine:g}"
+        yield Finding(status, text)
+        yield Finding(None, "no labels: the task's metric was not measured")
+    else:
+        yield Finding("inconclusive", "no data: neither the task's metric nor agreement with FP32 was measured")
+
+
+def _retention(accuracy: Accuracy, gate: float) -> Finding:
+    kept = accuracy.retention
+    status: Status = "pass" if kept.low >= gate else "fail" if kept.high < gate else "inconclusive"
+    return Finding(
+        status,
+        f"{accuracy.metric} {accuracy.value.value:.2f} keeps {100 * kept.value:.2f} % of FP32 "
+        f"[{100 * kept.low:.2f}, {100 * kept.high:.2f}], at least {100 * gate:g} %",
+    )
+
+
+def _blind_spot(accuracy: Accuracy) -> float:
+    """Share of examples that may change with none seen to: 3/n, the rule of three; 0 if some were seen to."""
+    return 3 / accuracy.examples if accuracy.retention.low == accuracy.retention.high else 0.0
+
+
+def _ratio_gate(what: str, ratio: Estimate, limit: float | None) -> Iterator[Finding]:
+    if limit is None:
+        return
+    status: Status = "pass" if ratio.high <= limit else "fail" if ratio.low > limit else "inconclusive"
+    yield Finding(status, f"{what} {_times(ratio)}, at most {limit:g}x")
+
+
+def _size_gate(size: Size, limit: float | None) -> Iterator[Finding]:
+    if limit is None:
+        return
+    status: Status = "pass" if size.ratio <= limit else "fail"
+    yield Finding(status, f"size {size.ratio:.3f}x of FP32, at most {limit:g}x")
+
+
+def _fp32_speed(ratio: Estimate) -> Finding:
+    status: Status = "fail" if ratio.low > FP32_SLACK else "pass"
+    return Finding(status, f"latency {_times(ratio)}, slower than stock only above {FP32_SLACK:g}x")
+
+
+def _gain(ratio: Estimate, size: Size) -> Finding:
+    """A reduced precision must be worth having: faster than FP32 beyond doubt, or smaller."""
+    faster, smaller = ratio.high < 1, size.ratio < 1
+    gains = [word for word, holds in (("faster", faster), ("smaller", smaller)) if holds]
+    numbers = f"latency {_times(ratio)}, size {size.ratio:.3f}x"
+    if gains:
+        return Finding("pass", f"{' and '.join(gains)} than FP32: {numbers}")
+    if ratio.low <= 1:
+        return Finding("inconclusive", f"not smaller than FP32, and not shown to be faster: {numbers}")
+    return Finding("fail", f"neither faster nor smaller than FP32: {numbers}")
+
+
+def _times(ratio: Estimate) -> str:
+    return f"{ratio.value:.3f}x of FP32 [{ratio.low:.3f}, {ratio.high:.3f}]"

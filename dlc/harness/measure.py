@@ -1,0 +1,117 @@
+"""Latency of models side by side, in interleaved rounds: a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from dlc.harness.statistics import ratio_of_medians
+from dlc.manifest import Latency
+from dlc.runtimes.base import Runner
+from dlc.runtimes.ort import OrtRunner
+from dlc.types import Array, Feeds, Nanoseconds
+
+IntArray = npt.NDArray[np.int64]
+
+ROUNDS = 100
+SAMPLE: Nanoseconds = 200_000
+"""A sample lasts at least this long, several calls if need be: reading the clock then costs under a thousandth."""
+WARM_UP: Nanoseconds = 20_000_000
+WARM_UP_CALLS = 3
+KEPT_SAMPLES = 200
+
+
+def latency(
+    runners: Mapping[str, Runner], feeds: Feeds, *, rounds: int = ROUNDS, min_seconds: float = 0.0,
+    rng: np.random.Generator,
+) -> dict[str, IntArray]:  # fmt: skip
+    """Time one call of each model, in nanoseconds, [rounds] each; all models in each round, in shuffled order.
+
+    There are at least ``rounds`` rounds, and more until they took ``min_seconds``. A sample is the mean of as many
+    calls as last ``SAMPLE``. Models of one thread are pinned to one CPU meanwhile, where the system allows.
+    """
+    for runner in runners.values():
+        runner.interface.check_feeds(feeds)
+    calls = {name: (lambda infer=runner.infer: infer(feeds)) for name, runner in runners.items()}
+    with pinned() if all(_threads(r) == 1 for r in runners.values()) else contextlib.nullcontext():
+        repeats = {name: _warm_up(call) for name, call in calls.items()}
+        with _no_collection():
+            return _rounds(calls, repeats, rounds, round(min_seconds * 1e9), rng)
+
+
+def summarise(samples: Array, baseline: Array, *, rng: np.random.Generator) -> Latency:
+    """Summarise samples in nanoseconds; the ratio is against ``baseline``, timed in the same rounds."""
+    ms = samples / 1e6
+    p10, median, p90 = np.percentile(ms, (10, 50, 90))
+    kept = ms[np.linspace(0, len(ms) - 1, min(len(ms), KEPT_SAMPLES)).round().astype(int)]
+    return Latency(
+        median_ms=float(median), mean_ms=float(ms.mean()), p10_ms=float(p10), p90_ms=float(p90), runs=len(ms),
+        ratio=ratio_of_medians(samples, baseline, rng=rng), samples_ms=tuple(float(round(s, 6)) for s in kept),
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def pinned() -> Iterator[None]:
+    """Keep this thread on one CPU it may use, the last: the first serves most interrupts. No-op where unsupported."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {max(allowed)})
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _threads(runner: Runner) -> int:
+    return runner.config.intra_op_threads if isinstance(runner, OrtRunner) else 1
+
+
+def _warm_up(call: Callable[[], object]) -> int:
+    """Call until caches, arenas and thread pools have settled; return how many calls make one sample."""
+    fastest, elapsed, done = SAMPLE, 0, 0
+    while done < WARM_UP_CALLS or elapsed < WARM_UP:
+        took = _time(call, 1)
+        fastest, elapsed, done = min(fastest, took), elapsed + took, done + 1
+    return max(1, -(-SAMPLE // max(fastest, 1)))
+
+
+def _rounds(
+    calls: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], rounds: int, minimum: Nanoseconds,
+    rng: np.random.Generator,
+) -> dict[str, IntArray]:  # fmt: skip
+    names = list(calls)
+    samples: dict[str, list[int]] = {name: [] for name in names}
+    start, done = time.perf_counter_ns(), 0
+    while done < rounds or time.perf_counter_ns() - start < minimum:
+        for index in rng.permutation(len(names)):
+            name = names[index]
+            samples[name].append(_time(calls[name], repeats[name]) // repeats[name])
+        done += 1
+    return {name: np.array(taken, dtype=np.int64) for name, taken in samples.items()}
+
+
+def _time(call: Callable[[], object], times: int) -> Nanoseconds:
+    start = time.perf_counter_ns()
+    for _ in range(times):
+        call()
+    return time.perf_counter_ns() - start

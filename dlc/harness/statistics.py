@@ -1,0 +1,122 @@
+"""Point estimates with 95 % intervals, from examples or from rounds of timing; pure functions on arrays.
+
+Intervals are percentile bootstrap intervals. Models are compared in pairs: each resample draws the same examples (or
+the same rounds) for both, so what the two have in common, hard examples or a busy machine, cancels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlc.errors import DataError, RecipeError
+from dlc.manifest import Accuracy, Estimate
+from dlc.types import Array, Floats
+
+RESAMPLES = 1000
+TAILS = (2.5, 97.5)
+CHUNK = 1 << 22
+"""Most indices drawn at a time, so that long series do not fill the memory."""
+
+Statistic = Callable[[Floats], float]
+"""Rows per example [n, k] to the metric."""
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """A candidate's metric beside the reference's on the same examples."""
+
+    value: Estimate
+    retention: Estimate
+    drop: Estimate
+
+
+def metric(rows: Floats, statistic: Statistic, *, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
+    """Estimate a metric from its rows per example [n, k]."""
+    draws = np.array([statistic(rows[i]) for i in _resampled(len(rows), resamples, rng)])
+    return _estimate(_score(statistic, rows), _sound(draws))
+
+
+def paired(
+    reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator, resamples: int = RESAMPLES
+) -> Paired:
+    """Estimate a candidate's metric, its share of the reference's (retention), and its drop below it.
+
+    A resample on which a model has no score, or the reference none above 0, supports nothing: it counts as 0 there.
+    """
+    if len(reference) != len(candidate):
+        raise ValueError(f"{len(reference)} and {len(candidate)} examples cannot be paired")
+    indices = _resampled(len(reference), resamples, rng)
+    a, b = _score(statistic, reference), _score(statistic, candidate)
+    if a <= 0:
+        raise DataError(
+            f"the reference scores {a:g} on the task's metric, so no share of it can be kept; check that the labels "
+            f"belong to these examples and that the data is preprocessed as in training"
+        )
+    draws = _sound(np.array([(statistic(reference[i]), statistic(candidate[i])) for i in indices]))  # [resamples, 2]
+    scored = draws[:, 0] > 0
+    shares = np.where(scored, draws[:, 1] / np.where(scored, draws[:, 0], 1.0), 0.0)
+    return Paired(_estimate(b, draws[:, 1]), _estimate(b / a, shares), _estimate(a - b, draws[:, 0] - draws[:, 1]))
+
+
+def accuracy(
+    name: str, reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator
+) -> Accuracy:
+    """Record a candidate's metric for the manifest."""
+    result = paired(reference, candidate, statistic, rng=rng)
+    return Accuracy(
+        metric=name, value=result.value, retention=result.retention, drop=result.drop, examples=len(candidate)
+    )
+
+
+def ratio_of_medians(
+    numerator: Array, denominator: Array, *, rng: np.random.Generator, resamples: int = RESAMPLES
+) -> Estimate:
+    """Estimate median(numerator) / median(denominator) of two latencies measured in the same rounds [n].
+
+    Rounds are drawn in blocks of n^(1/3) neighbours: a burst of other work on the machine spans several rounds, and
+    single rounds drawn apart would understate what it does to the medians.
+    """
+    n = len(numerator)
+    if n != len(denominator) or n == 0:
+        raise ValueError(f"{n} and {len(denominator)} rounds cannot be paired")
+    a, b = numerator.astype(np.float64), denominator.astype(np.float64)
+    step = max(1, CHUNK // n)
+    draws = np.concatenate([
+        np.median(a[i], axis=1) / np.median(b[i], axis=1)
+        for i in (_blocks(n, min(step, resamples - done), rng) for done in range(0, resamples, step))
+    ])  # fmt: skip
+    return _estimate(float(np.median(a) / np.median(b)), draws)
+
+
+def _resampled(n: int, resamples: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Yield index arrays [n] drawn with replacement."""
+    if n == 0:
+        raise DataError("there is no example to score")
+    return (rng.integers(0, n, n) for _ in range(resamples))
+
+
+def _score(statistic: Statistic, rows: Floats) -> float:
+    score = float(statistic(rows))
+    if not np.isfinite(score):
+        raise RecipeError(f"the metric's statistic gives {score} on {len(rows)} examples; it must give a number")
+    return score
+
+
+def _sound(draws: Floats) -> Floats:
+    return np.nan_to_num(draws, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _blocks(n: int, resamples: int, rng: np.random.Generator) -> Array:
+    """Index arrays [resamples, n] made of blocks of neighbours; the last round is followed by the first."""
+    length = max(1, round(n ** (1 / 3)))
+    starts = rng.integers(0, n, (resamples, -(-n // length), 1))
+    return ((starts + np.arange(length)) % n).reshape(resamples, -1)[:, :n]
+
+
+def _estimate(value: float, draws: Floats) -> Estimate:
+    """Percentile interval; widened to hold the estimate itself, which a skewed resampling can leave outside."""
+    low, high = np.percentile(draws, TAILS)
+    return Estimate(value=float(value), low=min(float(low), float(value)), high=max(float(high), float(value)))

@@ -1,0 +1,136 @@
+"""What is in a model: operators with their multiply-adds and bytes, weights, and every rewrite's sites."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from dlc import onnx_files
+from dlc.errors import UserError
+from dlc.interface import Interface
+from dlc.lookup import load
+from dlc.passes import PASSES
+from dlc.passes.base import Pass, Rewritten, Site, clone
+from dlc.passes.concrete_shapes import infer_shapes
+from dlc.recipe import suggest
+from dlc.types import Bytes
+from dlc.versions import TABLE
+
+REWRITES = tuple(name for name in PASSES if name.startswith(("fold-", "fuse-")))
+
+
+@dataclass(frozen=True, slots=True)
+class OpRow:
+    """All nodes of one operator. ``macs`` and ``bytes`` (read and written) are None where a shape is unknown."""
+
+    op: str
+    nodes: int
+    macs: int | None
+    bytes: Bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What ``dlc inspect`` prints."""
+
+    opset: int
+    ir_version: int
+    producer: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    nodes: int
+    parameters: int
+    weight_bytes: Bytes
+    sizes: Mapping[str, int]
+    operators: tuple[OpRow, ...]
+    sites: tuple[Site, ...]
+
+
+def inspect(path: Path, dims: Mapping[str, int], explain: str | None = None) -> Inspection:
+    """Read a model and describe it at the given sizes of its dynamic dimensions (default 1)."""
+    model = onnx_files.read(path, max(TABLE.values())[0])
+    interface = Interface.of(model)
+    named = {d for t in interface.inputs for d in t.shape or () if isinstance(d, str)}
+    if unknown := [d for d in dims if d not in named]:
+        raise UserError(f"no dynamic dimension is named {unknown[0]!r}{suggest(unknown[0], sorted(named))}")
+    sizes = {name: dims.get(name, 1) for name in sorted(named)}
+    weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
+    return Inspection(
+        opset=model.opset_imports.get("", 0),
+        ir_version=model.ir_version,
+        producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
+        inputs=tuple(map(str, interface.inputs)),
+        outputs=tuple(map(str, interface.outputs)),
+        nodes=sum(1 for _ in ir.traversal.RecursiveGraphIterator(model.graph)),
+        parameters=sum(w.size for w in weights),
+        weight_bytes=sum(w.nbytes for w in weights),
+        sizes=sizes,
+        operators=_operators(model, sizes),
+        sites=tuple(explain_sites(model, explain)) if explain else (),
+    )
+
+
+def explain_sites(model: ir.Model, rewrite: str) -> list[Site]:
+    """Try a rewrite (or ``all``) on copies of the model and return its sites; ``attention`` is ``fuse-attention``."""
+    names = REWRITES if rewrite == "all" else [n for n in REWRITES if n == rewrite or n.partition("-")[2] == rewrite]
+    if not names:
+        known = ["all", *(n.partition("-")[2] for n in REWRITES)]
+        raise UserError(f"no rewrite is named {rewrite!r}{suggest(rewrite, known)}")
+    found: list[Site] = []
+    for name in names:
+        each: Pass = load(PASSES[name])()
+        result = each(clone(model))
+        found += result.sites if isinstance(result, Rewritten) else ()
+    return found
+
+
+def _operators(model: ir.Model, sizes: Mapping[str, int]) -> tuple[OpRow, ...]:
+    shapes = infer_shapes(model, sizes)
+    groups: dict[str, list[tuple[int | None, Bytes | None]]] = defaultdict(list)
+    for node in model.graph:
+        op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        groups[op].append((_macs(node, shapes), _traffic(node, shapes)))
+    rows = [OpRow(op, len(c), _total([m for m, _ in c]), _total([b for _, b in c])) for op, c in groups.items()]
+    return tuple(sorted(rows, key=lambda r: (-(r.macs or 0), -(r.bytes or 0), r.op)))
+
+
+def _total(parts: list[int | None]) -> int | None:
+    known = [p for p in parts if p is not None]
+    return sum(known) if len(known) == len(parts) else None
+
+
+def _macs(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+    """Multiply-adds of a dot-product operator at these shapes; 0 for every other, None where a shape is unknown."""
+    weight = _WEIGHT_INPUT.get(node.op_type)
+    if weight is None:
+        return 0
+    operand, out = node.inputs[weight], node.outputs[0]
+    if operand is None or (of := shapes.get(operand.name or "")) is None or (to := shapes.get(out.name or "")) is None:
+        return None
+    if node.op_type in ("Conv", "QLinearConv", "ConvInteger"):  # W: [M, C/g, *k]
+        return math.prod(to) * math.prod(of[1:])
+    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
+    return math.prod(to) * (of[-1] if transposed or len(of) == 1 else of[-2])
+
+
+_WEIGHT_INPUT = {
+    "Conv": 1, "ConvInteger": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3,
+    "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "FusedMatMul": 1,
+}  # fmt: skip
+
+
+def _traffic(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Bytes | None:
+    """Bytes read and written if every operand came from memory once."""
+    total = 0
+    for value in (*node.inputs, *node.outputs):
+        if value is None or not value.name:
+            continue
+        if value.dtype is None or (shape := shapes.get(value.name)) is None:
+            return None
+        total += math.ceil(math.prod(shape) * value.dtype.itemsize)
+    return total

@@ -1,0 +1,171 @@
+"""Recipes in TOML: everything that needs no code. Unknown keys are errors.
+
+name = "scans"                 # default: the model's name
+source = "model.onnx"          # or .pt2, or package.module:factory; relative to this file
+outputs = ["scores"]
+variants = ["fp32", "int8"]
+metric = "top1"                # of dlc.harness.accuracy.METRICS
+dims.batch = { min = 1, max = 64, typical = 8 }
+inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high = 1.0 }
+calibration = { file = "calibration.npz" }                            # one array per input, by name
+evaluation = { file = "evaluation.npz", targets = "labels", batch = 64 }
+gates = { retention = 0.99 }
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from dlc.errors import DataError, RecipeError
+from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, suggest
+from dlc.types import Array, Feeds
+
+
+class _Strict(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every table."""
+
+
+class _Dim(_Strict, frozen=True, kw_only=True):
+    min: int = 1
+    max: int = 64
+    typical: int = 0
+
+
+class _Input(_Strict, frozen=True, kw_only=True):
+    dtype: str
+    shape: tuple[int | str, ...]
+    low: float | None = None
+    high: float | None = None
+
+
+class _Data(_Strict, frozen=True, kw_only=True):
+    file: str
+    targets: str | None = None
+    batch: int = 32
+    name: str = ""
+
+
+class _Gates(_Strict, frozen=True, kw_only=True):
+    retention: float = Gates().retention
+    cosine: float = Gates().cosine
+    max_latency_ratio: float | None = None
+    max_size_ratio: float | None = None
+
+
+class Document(_Strict, frozen=True, kw_only=True):
+    """A whole file; a key that is left out keeps what the source says."""
+
+    name: str | None = None
+    source: str | None = None
+    outputs: tuple[str, ...] | None = None
+    variants: tuple[Precision, ...] | None = None
+    metric: str | None = None
+    dims: dict[str, _Dim] = {}
+    inputs: dict[str, _Input] = {}
+    calibration: _Data | None = None
+    evaluation: _Data | None = None
+    gates: _Gates | None = None
+    notes: tuple[str, ...] | None = None
+
+
+TABLES: dict[str, type[_Strict]] = {
+    "dims": _Dim, "inputs": _Input, "calibration": _Data, "evaluation": _Data, "gates": _Gates,
+}  # fmt: skip
+
+
+def read(path: Path) -> Document:
+    """Read a TOML recipe; RecipeError names the file and the key."""
+    try:
+        return msgspec.toml.decode(path.read_bytes(), type=Document, strict=True)
+    except OSError as error:
+        raise RecipeError(f"recipe {path}: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        raise RecipeError(f"recipe {path}: {_explain(str(error))}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {path} is not TOML: {error}") from error
+
+
+def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
+    """Put what a document declares in the place of what the recipe does."""
+    given: dict[str, Any] = {
+        key: value for key in ("name", "outputs", "variants", "notes") if (value := getattr(document, key)) is not None
+    }
+    if document.dims:
+        given["dims"] = {**recipe.dims, **{k: Dim(d.min, d.max, d.typical) for k, d in document.dims.items()}}
+    if document.inputs:
+        read_inputs = {k: Input(i.dtype, i.shape, i.low, i.high) for k, i in document.inputs.items()}
+        given["inputs"] = {**recipe.inputs, **read_inputs}
+    if document.metric is not None:
+        given["metric"] = _metric(document.metric, path)
+    if document.gates is not None:
+        given["gates"] = Gates(**msgspec.structs.asdict(document.gates))
+    for role in ("calibration", "evaluation"):
+        if (data := getattr(document, role)) is not None:
+            given[role] = _dataset(data, path)
+    try:
+        return replace(recipe, **given)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path}: {error}") from error
+
+
+def _metric(name: str, path: Path) -> Any:
+    from dlc.harness.accuracy import METRICS
+
+    if name not in METRICS:
+        raise RecipeError(f"recipe {path}: unknown metric {name!r}{suggest(name, METRICS)}")
+    return METRICS[name]
+
+
+def _dataset(data: _Data, path: Path) -> Dataset:
+    file = path.parent / data.file
+    if data.batch < 1:
+        raise RecipeError(f"recipe {path}: batch={data.batch}; a batch needs at least one example")
+    arrays = _load(file)  # once now, so that a wrong file is said before an hour of work
+    if data.targets is not None and data.targets not in arrays:
+        raise RecipeError(
+            f"recipe {path}: {data.file} has no array {data.targets!r}{suggest(data.targets, arrays)}"
+        )  # fmt: skip
+
+    def batches() -> Iterator[Feeds]:
+        feeds = {k: v for k, v in _load(file).items() if k != data.targets}
+        count = len(next(iter(feeds.values()))) if feeds else 0
+        for start in range(0, count, data.batch):
+            yield {k: v[start : start + data.batch] for k, v in feeds.items()}
+
+    def targets() -> Array:
+        return _load(file)[str(data.targets)]
+
+    return Dataset(data.name or file.stem, batches, targets if data.targets else None, source=file.name)
+
+
+def _load(file: Path) -> dict[str, Array]:
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            arrays = {str(k): archive[k] for k in archive} if hasattr(archive, "files") else {}
+    except (OSError, ValueError) as error:
+        raise DataError(f"data file {file}: {getattr(error, 'strerror', None) or 'not an .npz file'}") from error
+    except Exception as error:
+        raise DataError(f"data file {file} is not an .npz file of plain arrays: {error}") from error
+    if not arrays:
+        raise DataError(f"data file {file} is not an .npz file with arrays; write it with numpy.savez")
+    lengths = {k: len(v) if v.ndim else -1 for k, v in arrays.items()}
+    if len(set(lengths.values())) > 1 or -1 in lengths.values():
+        shown = ", ".join(f"{k}: {list(arrays[k].shape)}" for k in arrays)
+        raise DataError(f"data file {file}: arrays need one row per example, all the same number; found {shown}")
+    return arrays
+
+
+def _explain(text: str) -> str:
+    """Turn msgspec's words for an unknown key into ours."""
+    if (match := re.search(r"unknown field `(.*?)`(?: - at `\$\.(\w+))?", text)) is None:
+        return text
+    known = [f.name for f in msgspec.structs.fields(TABLES.get(match[2] or "", Document))]
+    where = f" in {match[2]}" if match[2] else ""
+    return f"unknown key {match[1]!r}{where}{suggest(match[1], known)}"

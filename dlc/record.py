@@ -1,0 +1,143 @@
+"""From what was built and measured to the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+
+import msgspec
+
+from dlc import __version__, manifest
+from dlc.data import DataSummary, inspect, leaked
+from dlc.errors import DataError
+from dlc.evidence import BASELINE, Evidence, Measured
+from dlc.export import Exported
+from dlc.harness.judge import judge
+from dlc.interface import Interface
+from dlc.memory_plan import MemoryPlan
+from dlc.recipe import Dataset, Recipe
+from dlc.shipping import golden_tolerance
+from dlc.target import Target
+from dlc.variants import Build, pass_entry
+
+TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "torch")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedData:
+    """The data sets of a recipe as they were found, and the examples that are in both."""
+
+    records: tuple[manifest.DataRecord, ...]
+    leaked: int
+
+
+def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> CheckedData:
+    """Read the recipe's data once, before hours are spent on it; DataError says what does not fit."""
+    evaluation = recipe.evaluation if evaluating else None
+    found: dict[str, DataSummary] = {}
+    records: list[manifest.DataRecord] = []
+    for role, dataset in (("calibration", recipe.calibration), ("evaluation", evaluation)):
+        if dataset is not None:
+            found[role] = inspect(dataset, interface)
+            records.append(_data_record(role, dataset, found[role]))
+    if evaluation is not None and recipe.metric is not None and evaluation.targets is None:
+        raise DataError(f"data set {evaluation.name!r} has no targets, so {recipe.metric.name} cannot be computed")
+    both = leaked(found["calibration"], found["evaluation"]) if len(found) == 2 else 0
+    return CheckedData(tuple(records), both)
+
+
+def to_manifest(
+    recipe: Recipe, target: Target, seed: int, exported: Exported, data: CheckedData, evidence: Evidence,
+    builds: Sequence[Build], plans: Mapping[str, MemoryPlan],
+) -> manifest.Manifest:  # fmt: skip
+    """Judge every variant and put everything on record."""
+    interface = Interface.of(exported.model)
+    sizes = {name: dim.typical for name, dim in exported.dims.items()}
+    warnings = (*recipe.notes, *exported.notes)
+    if data.leaked:
+        warnings += (f"{data.leaked} calibration examples are also evaluation examples",)
+    baseline = evidence.of[BASELINE]
+    return manifest.Manifest(
+        schema=manifest.SCHEMA,
+        name=recipe.name,
+        seed=seed,
+        source=manifest.SourceRecord(kind=exported.kind, sha256=exported.sha256, parity=exported.parity),
+        target=manifest.TargetRecord(**asdict(target)),
+        versions={"dlc": __version__, **_versions()},
+        interface=manifest.Interfaces(
+            inputs=tuple(map(str, interface.inputs)), outputs=tuple(map(str, interface.outputs))
+        ),
+        dims={name: (dim.min, dim.max, dim.typical) for name, dim in exported.dims.items()},
+        data=data.records,
+        gates=asdict(recipe.gates),
+        reference=manifest.Reference(
+            accuracy_runner=evidence.reference,
+            metric=recipe.metric.name if recipe.metric and evidence.value else None,
+            unit=recipe.metric.unit if recipe.metric else "",
+            value=evidence.value,
+            examples=evidence.examples,
+            latency=baseline.latency,
+            size=baseline.size,
+            memory=_memory(baseline, None, sizes),
+        ),
+        variants=tuple(
+            _variant(b, evidence.of.get(b.precision), plans.get(b.precision), recipe, sizes, data.leaked)
+            for b in builds
+        ),
+        warnings=warnings,
+    )
+
+
+def _variant(
+    build: Build,
+    measured: Measured | None,
+    plan: MemoryPlan | None,
+    recipe: Recipe,
+    sizes: Mapping[str, int],
+    both: int,
+) -> manifest.VariantRecord:
+    passes = tuple(map(pass_entry, build.records))
+    if build.model is None or measured is None:
+        verdict = manifest.VerdictRecord(status="not built", reasons=(build.reason,))
+        return manifest.VariantRecord(precision=build.precision, verdict=verdict, passes=passes)
+    verdict = judge(
+        build.precision, recipe.gates, latency=measured.latency, size=measured.size, accuracy=measured.accuracy,
+        agreement=measured.agreement, fault=measured.fault, leaked=both,
+    )  # fmt: skip
+    return manifest.VariantRecord(
+        precision=build.precision,
+        verdict=verdict,
+        notes=build.notes,
+        passes=passes,
+        choices=build.choices,
+        quantized=build.quantized,
+        accuracy=measured.accuracy,
+        agreement=measured.agreement,
+        latency=measured.latency,
+        size=measured.size,
+        memory=_memory(measured, plan, sizes),
+        golden=golden_tolerance(build.precision, build.model),
+    )
+
+
+def _memory(measured: Measured, plan: MemoryPlan | None, sizes: Mapping[str, int]) -> manifest.Memory:
+    return manifest.Memory(
+        arena_bytes=plan.arena_bytes if plan else None,
+        lower_bound_bytes=plan.lower_bound_bytes if plan else None,
+        weights_bytes=measured.size.bytes,
+        dims=sizes,
+        peak_rss_bytes=measured.rss.peak,
+        runtime_rss_bytes=measured.rss.runtime,
+        note=plan.note if plan else "",
+    )
+
+
+def _data_record(role: str, dataset: Dataset, found: DataSummary) -> manifest.DataRecord:
+    plain = {"role": role, "name": dataset.name, "source": dataset.source, "examples": found.examples}
+    return msgspec.convert({**plain, "sha256": found.sha256}, manifest.DataRecord)
+
+
+def _versions() -> dict[str, str]:
+    found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in metadata.distributions()}
+    return {name: found[name] for name in TOOLS if name in found}

@@ -1,0 +1,186 @@
+"""The picture of accuracy against latency: one point a variant, with its intervals, the FP32 lines and the gate."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from dlc.manifest import Estimate, Manifest, VariantRecord
+from dlc.report import numbers
+from dlc.report.svg import COLOURS, Box, Picture, Scale, place, tick_label, width_of
+
+WIDTH, HEIGHT = 760.0, 400.0
+PLOT = Box(70, 30, 670, 314)
+BELOW_GATE = 9
+"""Depth of the picture under the gate, in multiples of what the gate allows; what is lower is drawn at the edge."""
+LOG_FROM = 5
+"""Spread of latencies from which the axis is logarithmic."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One variant. ``x``: latency ratio; ``y``: share of FP32's metric, or cosine similarity."""
+
+    name: str
+    series: int
+    x: Estimate
+    y: Estimate
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tradeoff:
+    """The picture, what its upright axis shows, and the variants that it cannot show."""
+
+    picture: Markup
+    closeness: str
+    missing: tuple[str, ...]
+    log: bool
+
+
+def tradeoff(manifest: Manifest) -> Tradeoff | None:
+    """Draw the picture; None if no variant has both a latency and an accuracy."""
+    by_metric = any(v.accuracy for v in manifest.variants)
+    points = [p for i, v in enumerate(manifest.variants) if (p := _point(v, i, by_metric=by_metric))]
+    if not points:
+        return None
+    gate = manifest.gates.get("retention" if by_metric else "cosine")
+    x, y = _scales(points, gate)
+    closeness = f"share of FP32's {manifest.reference.metric} kept" if by_metric else "cosine similarity to FP32"
+    title = f"Accuracy against latency: {', '.join(p.name for p in points)}"
+    picture = Picture(WIDTH, HEIGHT, title)
+    max_ratio = manifest.gates.get("max_latency_ratio")
+    taken = _frame(picture, x, y, gate, closeness, max_ratio)
+    for p in points:
+        taken += _bars(picture, p, x, y)
+    for p in points:
+        tip = f"{p.name}: latency {numbers.ratio(p.x)}, kept {numbers.percents(p.y)}, {p.status}"
+        picture.mark(x(p.x.value), y(p.y.value), p.series, tip)
+        _label(picture, p, x, y, taken)
+    _line_labels(picture, x, y, gate, max_ratio, taken)
+    shown = {p.name for p in points}
+    missing = tuple(v.precision for v in manifest.variants if v.precision not in shown)
+    return Tradeoff(picture.markup(), closeness, missing, x.log)
+
+
+def _point(variant: VariantRecord, series: int, *, by_metric: bool) -> Point | None:
+    if variant.latency is None:
+        return None
+    if by_metric and variant.accuracy:
+        y = variant.accuracy.retention
+    elif not by_metric and variant.agreement:
+        cosine = variant.agreement.cosine
+        y = Estimate(value=cosine, low=cosine, high=cosine)
+    else:
+        return None
+    return Point(variant.precision, series, variant.latency.ratio, y, variant.verdict.status)
+
+
+def _scales(points: Sequence[Point], gate: float | None) -> tuple[Scale, Scale]:
+    left = min(1.0, *(p.x.low for p in points))
+    right = max(1.0, *(p.x.high for p in points))
+    right_edge, bottom_edge = PLOT.left + PLOT.width, PLOT.top + PLOT.height
+    if right / max(left, 1e-9) > LOG_FROM:
+        x = Scale(left / 1.25, right * 1.25, PLOT.left, right_edge, log=True)
+    else:
+        x = Scale(max(0.0, left - 0.15 * (right - left) - 0.05), right + 0.15 * (right - left) + 0.05,
+                  PLOT.left, right_edge)  # fmt: skip
+    line = gate if gate is not None else 1.0
+    floor = line - BELOW_GATE * max(1 - line, 1e-3)
+    low = min(line, *(max(p.y.low, floor) for p in points))
+    high = max(1.0, *(p.y.high for p in points))
+    pad = 0.12 * (high - low) + 1e-6
+    return x, Scale(low - pad, high + pad, bottom_edge, PLOT.top)
+
+
+def _frame(
+    picture: Picture, x: Scale, y: Scale, gate: float | None, closeness: str, max_ratio: float | None
+) -> list[Box]:
+    """Draw axes, gates and reference lines; return what labels must not cover."""
+    right, bottom = PLOT.left + PLOT.width, PLOT.top + PLOT.height
+    if gate is not None:
+        edge = right if max_ratio is None else x(max_ratio)
+        picture.rect(Box(PLOT.left, PLOT.top, edge - PLOT.left, y(gate) - PLOT.top), "passes")
+    across, up = x.ticks(), y.ticks()
+    for tick in across:
+        picture.line(x(tick), PLOT.top, x(tick), bottom, "grid")
+        picture.text(x(tick), bottom + 18, f"{tick_label(tick, [0.0, tick] if x.log else across)}×", "tick", "middle")
+    for tick in up:
+        picture.line(PLOT.left, y(tick), right, y(tick), "grid")
+        picture.text(PLOT.left - 8, y(tick) + 4, f"{tick_label(100 * tick, [100 * t for t in up])} %", "tick", "end")
+    picture.text(PLOT.left - 58, PLOT.top - 10, f"↑ {closeness}", "axis")
+    middle = PLOT.left + PLOT.width / 2
+    picture.text(middle, HEIGHT - 12, "← faster · latency ÷ FP32 latency · slower →", "axis", "middle")
+    taken = []
+    for level, style in ((1.0, "reference"), (gate, "gate")):
+        if level is not None:
+            picture.line(PLOT.left, y(level), right, y(level), style)
+            taken.append(Box(PLOT.left, y(level) - 2, PLOT.width, 4))
+    for times, style in ((1.0, "reference"), (max_ratio, "gate")):
+        if times is not None:
+            picture.line(x(times), PLOT.top, x(times), bottom, style)
+            taken.append(Box(x(times) - 2, PLOT.top, 4, PLOT.height))
+    return taken
+
+
+def _line_labels(
+    picture: Picture, x: Scale, y: Scale, gate: float | None, max_ratio: float | None, taken: list[Box]
+) -> None:
+    """Write what each line means, along it where nothing else is drawn."""
+    for level, words, style in ((1.0, "as accurate as FP32", "note"), (gate, "gate", "note gate-label")):
+        if level is None:
+            continue
+        text = f"{words} {numbers.percent(level)}" if words == "gate" else words
+        wide = width_of(text)
+        lefts = [PLOT.left + PLOT.width - 8 - wide - k * (PLOT.width - wide - 16) / 20 for k in range(21)]
+        tops = (y(level) + 4, y(level) - 20) if words == "gate" else (y(level) - 20, y(level) + 4)
+        _write(picture, text, style, [(left, top) for top in tops for left in lefts], taken)
+    for times, words, style in ((1.0, "as fast as FP32", "note"), (max_ratio, "latency gate", "note gate-label")):
+        if times is None:
+            continue
+        wide, low = width_of(words), PLOT.top + PLOT.height - 20
+        spots = [(left, top) for top in (low, PLOT.top + 4) for left in (x(times) + 6, x(times) - wide - 6)]
+        _write(picture, words, style, spots, taken)
+
+
+def _write(picture: Picture, words: str, style: str, spots: Sequence[tuple[float, float]], taken: list[Box]) -> None:
+    box = place((width_of(words), 16.0), spots, taken, PLOT)
+    taken.append(box)
+    picture.text(box.left, box.top + 12, words, style)
+
+
+def _bars(picture: Picture, p: Point, x: Scale, y: Scale) -> list[Box]:
+    """Draw a point's intervals; return what they and its mark cover."""
+    at_x, at_y, colour = x(p.x.value), y(p.y.value), f"bar s{p.series % COLOURS}"
+    picture.line(x(p.x.low), at_y, x(p.x.high), at_y, colour)
+    picture.line(at_x, y(p.y.low), at_x, y(p.y.high), colour)
+    across = Box(x(p.x.low), at_y - 2, x(p.x.high) - x(p.x.low), 4)
+    upright = Box(at_x - 2, y(p.y.high), 4, y(p.y.low) - y(p.y.high))
+    return [across, upright, Box(at_x - 9, at_y - 9, 18, 18)]
+
+
+def _label(picture: Picture, p: Point, x: Scale, y: Scale, taken: list[Box]) -> None:
+    at_x, at_y, tip, foot = x(p.x.value), y(p.y.value), y(p.y.high), y(p.y.low)
+    words = f"{p.name}: {p.status}" + (f" ↓ {numbers.percent(p.y.value)}" if p.y.value < y.low else "")
+    wide, high = width_of(words) + 4, 16.0
+    spots = [
+        (at_x + 12, at_y - 8),
+        (at_x - wide / 2, tip - high - 2),
+        (at_x - wide / 2, foot + 2),
+        (at_x - 12 - wide, at_y - 8),
+    ]
+    spots += [
+        (left, top)
+        for reach in (12, 22, 34, 48)
+        for left, top in (
+            (at_x + reach, at_y - 8), (at_x + reach - 4, at_y - high - reach + 6), (at_x + reach - 4, at_y + reach - 6),
+            (at_x - reach - wide, at_y - 8), (at_x - reach + 4 - wide, at_y - high - reach + 6),
+            (at_x - reach + 4 - wide, at_y + reach - 6), (at_x - wide / 2, at_y - high - reach),
+            (at_x - wide / 2, at_y + reach),
+        )
+    ]  # fmt: skip
+    box = place((wide, high), spots, taken, PLOT)
+    taken.append(box)
+    picture.text(box.left + 2, box.top + 12, words, "label halo")

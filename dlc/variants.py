@@ -1,0 +1,159 @@
+"""From one FP32 graph to each precision: which passes, measured where a measurement decides."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from dlc import manifest, pipeline
+from dlc.calibrate import calibrate
+from dlc.costs import Costs, decide
+from dlc.errors import CapabilityError, PassError, Unsupported, UserError
+from dlc.passes.base import Pass, Site, clone
+from dlc.passes.canonicalize import Canonicalize
+from dlc.passes.cast_fp16 import CastFp16
+from dlc.passes.emulate_bf16 import EmulateBf16
+from dlc.passes.fold_batch_norm import FoldBatchNorm
+from dlc.passes.fuse_attention import FuseAttention
+from dlc.passes.fuse_gelu import FuseGelu
+from dlc.passes.fuse_layer_norm import FuseLayerNorm
+from dlc.passes.quantize_dynamic import QuantizeDynamic
+from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
+from dlc.passes.quantize_weights import QuantizeWeights
+from dlc.pipeline import Evaluate, PassRecord
+from dlc.recipe import Precision, Recipe
+from dlc.target import Target
+from dlc.types import Bytes
+
+REWRITES: tuple[Pass, ...] = (FoldBatchNorm(), FuseLayerNorm(), FuseGelu(), FuseAttention())
+"""Rewrites of the FP32 graph, in order; each stays only if the whole model is no slower with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A precision's graph, or the reason there is none."""
+
+    precision: Precision
+    model: ir.Model | None
+    records: tuple[PassRecord, ...] = ()
+    choices: tuple[manifest.Choice, ...] = ()
+    quantized: manifest.Quantized | None = None
+    notes: tuple[str, ...] = ()
+    reason: str = ""
+    bug: PassError | None = None
+
+
+def rewrite(
+    model: ir.Model, costs: Costs, *, evaluate: Evaluate | None = None, rewrites: Iterable[Pass] = REWRITES
+) -> Build:
+    """Canonicalise, then try each rewrite on a copy and keep what the target says is worth keeping."""
+    records = pipeline.run(model, [Canonicalize()], evaluate=evaluate)
+    choices: list[manifest.Choice] = []
+    for each in rewrites:
+        candidate = clone(model)
+        [record] = pipeline.run(candidate, [each], evaluate=evaluate)
+        if record.modified:
+            ratio = costs.ratio(model, candidate)
+            kept, reason = decide(ratio, fewer_nodes=record.nodes_after < record.nodes_before)
+            choices.append(manifest.Choice(rewrite=each.name, kept=kept, ratio=ratio, reason=reason))
+            if kept:
+                model = candidate
+            else:
+                record = _rolled_back(record, f"{ratio.value:.2f}x: {reason}")
+        records.append(record)
+    return Build("fp32", model, tuple(records), tuple(choices))
+
+
+def build(
+    precision: Precision,
+    base: Build,
+    recipe: Recipe,
+    target: Target,
+    *,
+    evaluate: Evaluate | None = None,
+) -> Build:
+    """Build one precision from the rewritten FP32 graph; what cannot be built says why."""
+    if base.model is None:
+        return replace(base, precision=precision)
+    if precision == "fp32":
+        return base
+    model = clone(base.model)
+    weights = _weight_bytes(model)
+    try:
+        records = pipeline.run(model, PASSES_OF[precision](model, recipe, target), evaluate=evaluate)
+    except PassError as error:
+        return Build(precision, None, reason=str(error), bug=error)
+    except (UserError, CapabilityError) as error:
+        return Build(precision, None, reason=str(error))
+    sites = records[-1].sites
+    if not any(s.applied for s in sites):
+        return Build(precision, None, reason="nothing was converted: " + _why(sites))
+    quantized = manifest.Quantized(
+        converted=dict(sorted(Counter(s.op for s in sites if s.applied).items())),
+        left=tuple(site_record(s) for s in sites if not s.applied),
+        weight_bytes_before=weights,
+        weight_bytes_after=_weight_bytes(model),
+    )
+    return Build(precision, model, base.records + tuple(records), base.choices, quantized, NOTES.get(precision, ()))
+
+
+def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
+    """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
+    reduce_range = not target.integer_dot
+    if not any(node.op_type == "Conv" for node in model.graph):
+        return [QuantizeDynamic(reduce_range=reduce_range)]
+    if recipe.calibration is None:
+        raise Unsupported(
+            "static int8 needs calibration data: give the recipe a calibration set, or pass --calibration"
+        )
+    ranges = calibrate(model, recipe.calibration.batches(), tensors_to_calibrate(model), threads=target.threads)
+    return [QuantizeStatic(ranges=ranges, reduce_range=reduce_range)]
+
+
+PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
+    "fp16": lambda _model, _recipe, _target: [CastFp16()],
+    "bf16": lambda _model, _recipe, _target: [EmulateBf16()],
+    "int8": _int8,
+    "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
+}
+
+NOTES: Mapping[Precision, tuple[str, ...]] = {
+    "fp16": ("on the CPU provider FP16 is computed in FP32: half the size, no speed",),
+    "bf16": ("on the CPU provider BF16 is emulated: rounded as BF16 hardware would, computed in FP32",),
+}
+
+
+def pass_entry(record: PassRecord) -> manifest.PassEntry:
+    """Record a pass for the manifest."""
+    return manifest.PassEntry(
+        name=record.name,
+        options=dict(record.options),
+        modified=record.modified,
+        applied=sum(s.applied for s in record.sites),
+        skipped=sum(not s.applied for s in record.sites),
+        nodes_before=record.nodes_before,
+        nodes_after=record.nodes_after,
+        sites=tuple(map(site_record, record.sites)),
+    )
+
+
+def site_record(site: Site) -> manifest.SiteRecord:
+    """Record a site for the manifest."""
+    return manifest.SiteRecord(rewrite=site.rewrite, node=site.node, op=site.op, reason=site.reason)
+
+
+def _rolled_back(record: PassRecord, reason: str) -> PassRecord:
+    sites = tuple(replace(s, reason=s.reason or reason) for s in record.sites)
+    return replace(record, modified=False, sites=sites, nodes_after=record.nodes_before)
+
+
+def _why(sites: Sequence[Site]) -> str:
+    reasons = Counter(f"{s.op}: {s.reason}" for s in sites)
+    return "; ".join(f"{reason} ({n} nodes)" for reason, n in reasons.most_common(3)) or "the model has no weights"
+
+
+def _weight_bytes(model: ir.Model) -> Bytes:
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)

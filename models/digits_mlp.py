@@ -1,0 +1,56 @@
+"""digits-mlp: a small residual perceptron on 8x8 digit scans; Linear, ReLU, LayerNorm, GELU, Add.
+
+image [b, 1, 8, 8] -> 64 -> 128, ReLU -> x + MLP(LayerNorm(x)), GELU inside -> LayerNorm -> scores [b, 10]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dlc.harness.accuracy import METRICS
+from dlc.models import digits, train
+from dlc.recipe import Dim, Input, Recipe
+
+if TYPE_CHECKING:
+    import torch
+
+NAME = "digits-mlp"
+
+
+def network() -> torch.nn.Module:
+    """Untrained network, in training mode."""
+    train.import_torch()
+    from torch import Tensor, nn
+
+    class Residual(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = x + self.body(x)
+            return out
+
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), Residual(128), nn.LayerNorm(128), nn.Linear(128, 10)
+    )
+
+
+def module() -> torch.nn.Module:
+    """Trained network, in eval mode."""
+    return train.restore(network(), train.load(NAME))
+
+
+def recipe() -> Recipe:
+    """What ``dlc compile digits-mlp`` compiles."""
+    return Recipe(
+        name=NAME,
+        source=module,
+        inputs={"image": Input("float32", ("batch", 1, 8, 8), low=0.0, high=1.0)},
+        outputs=("scores",),
+        dims={"batch": Dim(1, 64, typical=1)},
+        calibration=digits.calibration(),
+        evaluation=digits.evaluation(),
+        metric=METRICS["top1"],
+        variants=("fp32", "fp16", "bf16", "int8", "int4"),
+    )

@@ -1,0 +1,119 @@
+"""Block-wise quantization of a matrix, and its packed form.
+
+    w ~ (q - zero) * scale,  q in 0 .. 2^bits - 1
+
+Each row of w: [rows, K] is cut into blocks of ``block`` elements (the last one padded with zeros) with a scale each,
+and a zero point each if asymmetric, else 2^(bits-1). Packed, element 2i of a row is the low nibble of byte i, 2i+1 the
+high one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dlc.types import Array, Bytes
+
+SHRINK = (1.0, 8 / 7, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
+"""Scales tried for each block, as factors of the one that just covers its largest element.
+
+8/7 maps the largest element to 7 instead of -8, so that both signs reach equally far.
+"""
+CHUNK = 1 << 20
+"""Elements quantized at a time: the candidates of one chunk stay in the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """A quantized matrix. q: [rows, blocks, block] uint8; scale: [rows, blocks]; zero: [rows, blocks] uint8 or None."""
+
+    bits: int
+    q: Array
+    scale: Array
+    zero: Array | None
+
+    @property
+    def nbytes(self) -> Bytes:
+        """Bytes of the packed form."""
+        zero = 0 if self.zero is None else self.zero.size * self.bits // 8
+        return int(self.q.size * self.bits // 8 + self.scale.nbytes + zero)
+
+    def dequantize(self) -> Array:
+        """Return [rows, blocks * block] float32, padding included."""
+        zero = np.float32(1 << (self.bits - 1)) if self.zero is None else self.zero[..., None].astype(np.float32)
+        w = (self.q.astype(np.float32) - zero) * self.scale[..., None]
+        return np.asarray(w.reshape(len(w), -1))
+
+
+def quantize(w: Array, *, bits: int, block: int, symmetric: bool, search: bool) -> Blocks:
+    """Round to nearest in blocks; ``search`` picks the scale of least squared error instead of the covering one."""
+    rows, k = w.shape
+    blocks = -(-k // block)
+    padded = np.zeros((rows, blocks * block), np.float32)
+    padded[:, :k] = w
+    flat = padded.reshape(-1, block)
+    step = max(1, CHUNK // block)
+    parts = [_quantize(flat[i : i + step], bits, symmetric, search) for i in range(0, len(flat), step)]
+    q, scale, zero = (np.concatenate(p) for p in zip(*parts, strict=True))
+    return Blocks(
+        bits,
+        q.reshape(rows, blocks, block),
+        scale.reshape(rows, blocks),
+        None if symmetric else zero.reshape(rows, blocks),
+    )
+
+
+def pack(q: Array, bits: int) -> Array:
+    """Pack the last axis, [..., n] to [..., ceil(n * bits / 8)]; low nibble first."""
+    if bits == 8:
+        return q
+    if q.shape[-1] % 2:
+        q = np.concatenate([q, np.zeros((*q.shape[:-1], 1), np.uint8)], axis=-1)
+    return np.asarray(q[..., 0::2] | q[..., 1::2] << 4)
+
+
+def _quantize(w: Array, bits: int, symmetric: bool, search: bool) -> tuple[Array, Array, Array]:  # noqa: FBT001
+    """Quantize blocks w: [n, block] to q: [n, block], scale: [n], zero: [n]."""
+    best: tuple[Array, Array, Array] | None = None
+    error = np.full(len(w), np.inf, np.float32)
+    for shrink in SHRINK if search else SHRINK[:1]:
+        scale, zero = (_symmetric if symmetric else _asymmetric)(w, bits, np.float32(shrink))
+        q = _round(w, scale, zero, bits)
+        e = np.square((q - zero[:, None]) * scale[:, None] - w).sum(axis=1)
+        if best is None:
+            best, error = (q, scale, zero), e
+            continue
+        better = e < error
+        for mine, theirs in zip(best, (q, scale, zero), strict=True):
+            mine[better] = theirs[better]
+        error[better] = e[better]
+    assert best is not None
+    q, scale, zero = best
+    return q.astype(np.uint8), scale, zero.astype(np.uint8)
+
+
+def _symmetric(w: Array, bits: int, shrink: np.float32) -> tuple[Array, Array]:
+    """Map the element of largest magnitude to -2^(bits-1), the end of the range that reaches further."""
+    half = np.float32(1 << (bits - 1))
+    extreme = np.take_along_axis(w, np.abs(w).argmax(axis=1)[:, None], axis=1)[:, 0]
+    return extreme / -half * shrink, np.full(len(w), half, np.float32)
+
+
+def _asymmetric(w: Array, bits: int, shrink: np.float32) -> tuple[Array, Array]:
+    """Map min..max, widened to hold zero, to the whole range; zero stays exact."""
+    top = np.float32((1 << bits) - 1)
+    low, high = np.minimum(w.min(axis=1), 0), np.maximum(w.max(axis=1), 0)
+    scale = (high - low) / top * shrink
+    zero = np.clip(np.floor(-low * shrink * _reciprocal(scale) + np.float32(0.5)), 0, top)
+    return scale, zero
+
+
+def _round(w: Array, scale: Array, zero: Array, bits: int) -> Array:
+    q = np.floor(w * _reciprocal(scale)[:, None] + zero[:, None] + np.float32(0.5))
+    return np.asarray(np.clip(q, 0, (1 << bits) - 1))
+
+
+def _reciprocal(scale: Array) -> Array:
+    """1 / scale, and 0 for a block of zeros."""
+    return np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)

@@ -1,0 +1,237 @@
+"""Bring a graph into one form: no functions, no constants to compute, no dead or repeated nodes, unique names.
+
+Everything but the elimination of Identity nodes is a pass of onnx_ir or a rule of onnxscript. Results stay equal up to
+the order of FP32 sums. BatchNormalization is left alone: ``fold-batch-norm`` folds it and reports where.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import onnx_ir as ir
+from onnx_ir.passes import common
+
+from dlc.passes.base import Pass, Rewritten, Site
+from dlc.pipeline import digest
+
+ROUNDS = 8
+"""Real models settle in two or three rounds; a rule that never settles must not hang a compile."""
+
+
+@dataclass(frozen=True)
+class Canonicalize(Pass):
+    """Canonical form of a graph; its outputs and interface stay what they are.
+
+    ``max_fold_input``, ``max_fold_output``: elements of the largest tensor that constant folding reads and writes.
+    ``max_transpose``: elements of the largest weight that a Transpose is folded into.
+    Sites are the Identity nodes; each is eliminated or kept for a reason.
+    """
+
+    name: ClassVar[str] = "canonicalize"
+    max_fold_input: int = 1 << 13
+    max_fold_output: int = 1 << 18
+    max_transpose: int = 1 << 26
+
+    def call(self, model: ir.Model) -> Rewritten:
+        """Repeat all steps until nothing changes."""
+        before = state = digest(model)
+        promised = _Promise.of(model.graph)
+        applied: list[Site] = []
+        kept: list[Site] = []
+        with _silent("onnxscript", "onnx_ir"):
+            for _ in range(ROUNDS):
+                sites = self._round(model, promised)
+                applied += [s for s in sites if s.applied]
+                kept = [s for s in sites if not s.applied]
+                last, state = state, digest(model)
+                if state == last:
+                    break
+        return Rewritten(model, modified=state != before, sites=(*applied, *kept))
+
+    def _round(self, model: ir.Model, promised: _Promise) -> list[Site]:
+        before = set(model.graph)
+        ir.passes.Sequential(
+            common.InlinePass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.LiftSubgraphInitializersToMainGraphPass(),
+            common.NameFixPass(_NodesByType()),
+            self._fold_constants(),
+            _rules(),
+            common.RemoveUnusedNodesPass(),
+            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+            common.DeduplicateInitializersPass(),
+            common.CommonSubexpressionEliminationPass(),
+        )(model)
+        _name_copies(model.graph, before, promised)
+        sites = [s for graph in model.graphs() for s in _eliminate_identities(graph)]
+        ir.passes.Sequential(
+            common.RemoveUnusedNodesPass(),
+            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
+            common.RemoveUnusedOpsetsPass(),
+            common.OutputFixPass(),
+        )(model)
+        _name_copies(model.graph, before, promised)
+        ir.passes.Sequential(common.TopologicalSortPass(), common.NameFixPass(_NodesByType()))(model)
+        promised.restore(model.graph)
+        _clear_notes(model)
+        return sites
+
+    def _fold_constants(self) -> ir.passes.InPlacePass:
+        from onnxscript.optimizer._constant_folding import FoldConstantsPass
+
+        def fold(node: ir.Node) -> bool | None:
+            sizes = [v.const_value.size for v in node.inputs if v is not None and v.const_value is not None]
+            return False if sum(sizes) > self.max_transpose else None
+
+        folding: ir.passes.InPlacePass = FoldConstantsPass(
+            shape_inference=True, input_size_limit=self.max_fold_input, output_size_limit=self.max_fold_output,
+            should_fold=fold,
+        )  # fmt: skip
+        return folding
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """Names, types and shapes of a graph's inputs and outputs: folding may sharpen or rename them."""
+
+    inputs: Sequence[tuple[str | None, Any, ir.Shape | None]]
+    outputs: Sequence[tuple[str | None, Any, ir.Shape | None]]
+
+    @classmethod
+    def of(cls, graph: ir.Graph) -> _Promise:
+        return cls(*([(v.name, v.type, _copy(v.shape)) for v in side] for side in (graph.inputs, graph.outputs)))
+
+    def restore(self, graph: ir.Graph) -> None:
+        kept = [*zip(graph.inputs, self.inputs, strict=True), *zip(graph.outputs, self.outputs, strict=True)]
+        for value, (name, kind, shape) in kept:
+            if value.name != name:
+                free_name(graph, name or "")
+                value.name = name
+            value.type, value.shape = kind, _copy(shape)
+
+
+def _name_copies(graph: ir.Graph, before: Collection[ir.Node], promised: _Promise) -> None:
+    """Name the Identity nodes made for outputs that became one value after the output: the same in every round."""
+    for value, (name, _, _) in zip(graph.outputs, promised.outputs, strict=True):
+        if (node := value.producer()) is not None and node.op_type == "Identity" and node not in before:
+            node.name = f"{name}_identity"
+
+
+def free_name(graph: ir.Graph, name: str) -> None:
+    """Rename whatever value of a graph, or of its subgraphs, is called ``name``."""
+    values = {v.name: v for v in _values(graph)}
+    if (holder := values.get(name)) is not None:
+        holder.name = next(n for i in range(1, 1 << 30) if (n := f"{name}_{i}") not in values)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    for each in (graph, *graph.subgraphs()):
+        yield from each.inputs
+        yield from each.initializers.values()
+        for node in each:
+            yield from node.outputs
+
+
+def _eliminate_identities(graph: ir.Graph) -> Iterator[Site]:
+    for node in list(graph):
+        if node.op_type == "Identity" and node.domain == "" and node.inputs[0] is not None:
+            reason = _kept_because(graph, node.inputs[0], node.outputs[0])
+            if reason is None:
+                _bypass(graph, node, node.inputs[0], node.outputs[0])
+            yield Site("eliminate-identity", node.name or "", node.op_type, reason)
+
+
+def _kept_because(graph: ir.Graph, x: ir.Value, y: ir.Value) -> str | None:
+    if not y.is_graph_output():
+        return None
+    producer = x.producer()
+    if producer is None:
+        return "output repeats an input or an initializer"
+    if x.is_graph_output():
+        return "output repeats another output"
+    return None if producer.graph is graph else "output repeats a value of the outer graph"
+
+
+def _bypass(graph: ir.Graph, node: ir.Node, x: ir.Value, y: ir.Value) -> None:
+    is_output, name, kind, shape = y.is_graph_output(), y.name, y.type, y.shape
+    ir.convenience.replace_all_uses_with(y, x, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    if is_output:
+        x.name, x.type, x.shape = name, kind, shape
+
+
+def _rules() -> ir.passes.InPlacePass:
+    """Rules that onnxscript itself applies by default, but those that fold BatchNormalization."""
+    from onnxscript.rewriter import RewritePass
+    from onnxscript.rewriter.rules import common as rules
+
+    chosen: ir.passes.InPlacePass = RewritePass([
+        *rules.mul_by_1_rule.commute(), rules.div_by_1_rule, rules.sub_0_rule, *rules.add_0_rule.commute(),
+        rules.dropout_zero_rule, rules.dropout_inference_rule,
+        rules.two_reshapes_matmul_reshape_rule, rules.one_reshape_matmul_reshape_rule,
+        rules.cast_constant_of_shape_rule, rules.cast_constant_of_shape_without_value_rule,
+        rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.materialize_reshape_shape_rule,
+        rules.min_min_rule, rules.max_max_rule, rules.min_max_rule, rules.max_min_rule,
+        rules.successive_clip_relu_rule, rules.successive_relu_clip_rule, rules.successive_relu_rule,
+        rules.successive_clip_rule,
+        rules.cast_cast_rule, rules.no_op_cast_rule, rules.no_op_expand_rule, rules.reshape_reshape_rule,
+        rules.slice_split_rule, rules.no_op_transpose_rule, rules.transpose_transpose_rule,
+        rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule,
+        rules.no_op_dynamic_scatter_nd_rule, rules.no_op_static_scatter_nd_rule,
+        rules.normalize_pad_format_conv_rule, rules.normalize_pad_format_conv_integer_rule,
+        rules.fuse_pad_into_conv_rule, rules.fuse_pad_into_conv_integer_rule,
+        rules.remove_optional_bias_from_conv_rule, rules.remove_optional_bias_from_conv_transpose_rule,
+        rules.remove_optional_bias_from_gemm_rule, rules.remove_optional_bias_from_qlinear_conv_rule,
+    ])  # fmt: skip
+    return chosen
+
+
+class _NodesByType:
+    """Names for nodes that have none."""
+
+    def generate_node_name(self, node: ir.Node) -> str:
+        return node.name or f"node_{node.op_type}"
+
+    def generate_value_name(self, value: ir.Value) -> str:
+        return value.name or "value"
+
+
+def _clear_notes(model: ir.Model) -> None:
+    """Drop documentation and metadata: exporters write stack traces there, with the paths of the machine."""
+    model.doc_string = None
+    for graph in model.graphs():
+        graph.doc_string = None
+        graph.metadata_props.clear()
+        for value in (*graph.inputs, *graph.initializers.values()):
+            _clear_value(value)
+        for node in graph:
+            node.doc_string = None
+            node.metadata_props.clear()
+            for value in node.outputs:
+                _clear_value(value)
+
+
+def _clear_value(value: ir.Value) -> None:
+    value.doc_string = None
+    value.metadata_props.clear()
+
+
+def _copy(shape: ir.Shape | None) -> ir.Shape | None:
+    return None if shape is None else ir.Shape(list(shape))
+
+
+@contextmanager
+def _silent(*loggers: str) -> Iterator[None]:
+    """Hold back the warnings of libraries about nodes that they leave alone."""
+    before = {name: logging.getLogger(name).level for name in loggers}
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)

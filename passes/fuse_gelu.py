@@ -1,0 +1,104 @@
+"""Gelu, written out, becomes one operator.
+
+    y = 0.5 * x * (1 + erf(x / sqrt(2)))        Gelu-20, approximate="none"
+
+The three factors may be multiplied in any order. The exact form only: the one with tanh is another function.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from dlc.passes.base import Pass, Rewritten, Site, only_user, rewritten, scalar
+from dlc.passes.emit import Emitter
+from dlc.passes.replace import prune, take_over
+from dlc.passes.weighted import label
+
+GELU = 20
+"""First opset with the operator Gelu."""
+ROUNDING = 2 * float(np.finfo(np.float32).eps)
+"""Exporters write sqrt(2), 1 / sqrt(2) or its inverse, each rounded to FP32: at most two roundings apart."""
+
+
+@dataclass(frozen=True)
+class FuseGelu(Pass):
+    """``0.5 * x * (1 + erf(x / sqrt(2)))`` becomes Gelu.
+
+    Not applied below opset 20, if the constants are others (1.4142 is not sqrt(2)), if a value in between has another
+    reader or is a graph output. Sites are the Erf nodes, and the Gelu nodes that are there already.
+    """
+
+    name: ClassVar[str] = "fuse-gelu"
+
+    def call(self, model: ir.Model) -> Rewritten:
+        """Visit each Erf and each Gelu."""
+        opset = model.graph.opset_imports.get("", 1)
+        found = [n for n in model.graph if n.domain == "" and n.op_type in ("Erf", "Gelu")]
+        sites = [Site(self.name, label(n), n.op_type, _fuse(model.graph, n, opset)) for n in found]
+        return rewritten(model, sites)
+
+
+def _fuse(graph: ir.Graph, node: ir.Node, opset: int) -> str | None:  # noqa: PLR0911 - one return a guard
+    """Fuse around one Erf and return None, or return why not."""
+    if node.op_type == "Gelu":
+        return "already fused"
+    if opset < GELU:
+        return f"opset {opset} has no Gelu; it came with {GELU}"
+    scale, x = _scaled(node.inputs[0])
+    if x is None or abs(scale * math.sqrt(2) - 1) > ROUNDING:
+        return "the argument of erf is not x / sqrt(2)"
+    if x.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+        return f"dtype is {x.dtype.name if x.dtype else 'unknown'}, not FLOAT or FLOAT16"
+    plus = only_user(node.outputs[0])
+    if plus is None:
+        return "erf has another reader or is a graph output"
+    if plus.op_type != "Add" or 1.0 not in [scalar(v) for v in plus.inputs]:
+        return "1 is not added to erf"
+    last = _product(plus, x)
+    if isinstance(last, str):
+        return last
+    y = last.outputs[0]
+    gelu = Emitter(graph).node("Gelu", [x], f"{last.name}.gelu", dtype=y.dtype, shape=y.shape)
+    graph.insert_before(last, gelu)
+    prune(graph, take_over(last, gelu))
+    return None
+
+
+def _product(plus: ir.Node, x: ir.Value) -> ir.Node | str:
+    """Return the node that completes ``0.5 * x * plus``, following the products from ``plus`` on."""
+    value, factor, times_x, last = plus.outputs[0], 1.0, 0, None
+    while factor * 2 != 1.0 or times_x != 1:
+        node = only_user(value)
+        if node is None:
+            return "another reader, or a graph output, before 0.5 * x * (1 + erf) is complete"
+        if node.op_type not in ("Mul", "Div") or (node.op_type == "Div" and node.inputs[0] is not value):
+            return "1 + erf is not multiplied with x / 2"
+        other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+        constant = scalar(other)
+        if constant is not None:
+            factor = factor * constant if node.op_type == "Mul" else factor / constant if constant else 0.0
+        else:
+            scale, base = (1.0, x) if other is x else _scaled(other)
+            if base is not x or node.op_type == "Div" or times_x:
+                return "1 + erf is not multiplied with x / 2"
+            factor, times_x = factor * scale, 1
+        value, last = node.outputs[0], node
+    assert last is not None
+    return last
+
+
+def _scaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
+    """Strip one product with, or division by, a scalar constant."""
+    node = value.producer() if value is not None else None
+    if node is not None and node.domain == "" and node.op_type in ("Mul", "Div"):
+        left, right = scalar(node.inputs[0]), scalar(node.inputs[1])
+        if right:
+            return (right if node.op_type == "Mul" else 1 / right), node.inputs[0]
+        if left is not None and node.op_type == "Mul":
+            return left, node.inputs[1]
+    return 1.0, value

@@ -1,0 +1,176 @@
+"""Static 8-bit quantization in QDQ form, for convolutional nets.
+
+    y = W x + b   becomes   Q(W' x' + b'),  x' = DQ(Q(x)),  W' = DQ(int8),  b' = DQ(int32)
+
+Activations are asymmetric, one scale and zero point each, from calibrated ranges. Weights are symmetric int8 with one
+scale for each output; a bias is int32 at ``x_scale * w_scale``, the unit in which products are summed.
+ONNX Runtime fuses each DQ-op-Q unit into one integer kernel when it loads the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from dlc.calibrate import Range
+from dlc.errors import Unsupported
+from dlc.passes.base import Pass, Rewritten, Site, constant, rewritten
+from dlc.passes.emit import drop_unused
+from dlc.passes.qdq import ActivationType, Affine, Writer, quantize_weight, weight_scales
+from dlc.passes.quantize_units import Plan, Unit, plan, weight_axis
+from dlc.passes.weighted import label, weighted_nodes, weights_of
+from dlc.types import Array
+
+NESTED = "inside a subgraph, where nothing is calibrated"
+ALIGNMENT = 4
+"""Input channels that ONNX Runtime's direct 8-bit convolution sums at a time; others go through im2col."""
+
+
+def tensors_to_calibrate(model: ir.Model, exclude: Sequence[str] = ()) -> list[str]:
+    """Names of the values whose ranges :class:`QuantizeStatic` needs."""
+    return [str(v.name) for v in plan(model, _excluded(model, exclude)).measured]
+
+
+@dataclass(frozen=True)
+class QuantizeStatic(Pass):
+    """Quantize Conv, Gemm and MatMul with constant weights, and what lies between them.
+
+    ``reduce_range``: keep pairs of products within 16 bits, for targets without an integer dot product.
+    ``align_channels``: pad the input channels of a dense KxK convolution to a multiple of 4, which selects a kernel
+    without im2col. ``exclude``: names of nodes that stay in float.
+    """
+
+    name: ClassVar[str] = "quantize-static"
+    changes_numbers: ClassVar[bool] = True
+    ranges: Mapping[str, Range] = field(repr=False)
+    reduce_range: bool = True
+    activation_dtype: ActivationType = "uint8"
+    align_channels: bool = True
+    exclude: tuple[str, ...] = ()
+
+    def call(self, model: ir.Model) -> Rewritten:
+        """Rewrite in place; one site for each weighted node, and one for each other node that became 8 bit."""
+        if model.opset_imports.get("", 0) < 13:
+            raise Unsupported(
+                f"opset {model.opset_imports.get('')} has no per-channel QuantizeLinear: convert to >= 13"
+            )
+        chosen = self._plan(model)
+        sites = self._sites(model, chosen)
+        weights = [v for unit in chosen.units for v in _initializers(unit)]
+        _Rewriter(self, Writer(model.graph)).rewrite(chosen)
+        drop_unused(model.graph, weights)
+        return rewritten(model, sites)
+
+    def _plan(self, model: ir.Model) -> Plan:
+        """Plan again without the nodes that lack a range, until none does."""
+        refused = _excluded(model, self.exclude)
+        while True:
+            chosen = plan(model, refused)
+            lacking = {v for v in chosen.measured if v.name not in self.ranges}
+            if not lacking:
+                return chosen
+            for unit in chosen.units:
+                if missing := [v for v in (*unit.inputs, unit.output) if v in lacking]:
+                    refused[unit.node] = f"no calibrated range of {missing[0].name!r}"
+
+    def _sites(self, model: ir.Model, chosen: Plan) -> list[Site]:
+        units, weighted = {unit.node for unit in chosen.units}, set(weighted_nodes(model.graph))
+        return [
+            Site(
+                self.name, label(node), node.op_type, chosen.refused.get(node) if node.graph is model.graph else NESTED
+            )
+            for node in ir.traversal.RecursiveGraphIterator(model.graph)
+            if node in units or node in weighted
+        ]
+
+
+def _initializers(unit: Unit) -> list[ir.Value]:
+    nodes = (unit.node, *([unit.clip] if unit.clip else []))
+    return [v for node in nodes for v in node.inputs if v is not None and v.is_initializer()]
+
+
+def _excluded(model: ir.Model, names: Sequence[str]) -> dict[ir.Node, str]:
+    return {node: "excluded" for node in model.graph if node.name in names}
+
+
+@dataclass(frozen=True)
+class _Rewriter:
+    options: QuantizeStatic
+    writer: Writer
+    affine: dict[ir.Value, Affine] = field(default_factory=dict)
+
+    def rewrite(self, chosen: Plan) -> None:
+        for value in chosen.measured:
+            self.affine[value] = self._covering(value, (-np.inf, np.inf))
+        for unit in chosen.units:
+            if unit.quantized:
+                kept = self.affine[unit.inputs[0]] if unit.moves else None
+                self.affine[unit.output] = kept or self._covering(unit.output, unit.bounds)
+            self._rewrite(unit)
+
+    def _covering(self, value: ir.Value, bounds: tuple[float, float]) -> Affine:
+        seen = self.options.ranges[str(value.name)]
+        return Affine.covering(max(seen.low, bounds[0]), min(seen.high, bounds[1]), self.options.activation_dtype)
+
+    def _rewrite(self, unit: Unit) -> None:
+        node = unit.node
+        for i, value in enumerate(node.inputs):
+            if value is not None and value in unit.inputs:  # not yet the image that an earlier unit wrote
+                node.replace_input_with(i, self.writer.read(value, self.affine[value], node))
+        if weights_of(node):
+            self._weights(unit)
+        elif node.op_type == "ReduceMean":
+            node.op_type = "GlobalAveragePool"
+            node.attributes.clear()
+            node.resize_inputs(1)
+        if unit.quantized:
+            self.writer.write(node, unit.output, self.affine[unit.output])
+            if unit.clip is not None:
+                unit.clip.graph.remove(unit.clip, safe=True)  # type: ignore[union-attr]
+
+    def _weights(self, unit: Unit) -> None:
+        """Make weight [M, C, *k] int8 and bias [M] int32."""
+        node, x = unit.node, self.affine[unit.inputs[0]]
+        weight_value, axis = node.inputs[1], weight_axis(node)
+        assert weight_value is not None
+        bias_value = node.inputs[2] if len(node.inputs) > 2 else None
+        weight, bias = np.moveaxis(_array(weight_value), axis, 0), None if bias_value is None else _array(bias_value)
+        exact = _is_depthwise(node, weight)
+        if self.options.align_channels and (extra := _missing_channels(node, weight)):
+            self.writer.pad_channels(node, extra)
+            weight = np.pad(weight, [(0, extra if i == 1 else 0) for i in range(weight.ndim)])
+        scales = weight_scales(weight, pairs=self.options.reduce_range and not exact, bias=bias, x_scale=x.scale)
+        levels = np.moveaxis(quantize_weight(weight, scales), 0, axis)
+        node.replace_input_with(1, self.writer.constant(str(weight_value.name), levels, scales, axis, node))
+        if bias_value is not None and bias is not None:
+            units = x.scale * scales
+            levels = np.rint(bias / units.astype(np.float64)).astype(np.int32)
+            node.replace_input_with(2, self.writer.constant(str(bias_value.name), levels, units, 0, node))
+
+
+def _array(value: ir.Value) -> Array:
+    array = constant(value)
+    assert array is not None, value.name
+    return array
+
+
+def _is_depthwise(node: ir.Node, weight: Array) -> bool:
+    """Whether each filter sees one channel: those products are summed in 32 bits on every x86 processor."""
+    return node.op_type == "Conv" and weight.shape[1] == 1 and _group(node) == weight.shape[0]
+
+
+def _missing_channels(node: ir.Node, weight: Array) -> int:
+    """Input channels to add so that a convolution uses the direct kernel; 0 where it does, or cannot."""
+    outputs, channels, *kernel = weight.shape
+    if node.op_type != "Conv" or _group(node) != 1 or np.prod(kernel) == 1 or outputs % 8 or outputs < 16:
+        return 0
+    return int(-channels % ALIGNMENT)
+
+
+def _group(node: ir.Node) -> int:
+    group = node.attributes.get("group")
+    return 1 if group is None else int(group.as_int())

@@ -1,0 +1,28 @@
+"""Raises the opset of a model whose operators mean the same in the newer one."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+OLDEST = 20
+NEWEST = 23
+REDEFINED = {"GroupNormalization"}
+"""Operators that opsets 21 to 23 redefine; others accept more types, or attributes whose default is the old way."""
+IR_VERSION = 11
+"""First IR version of opset 23."""
+
+
+def raise_opset(model: ir.Model, opset: int) -> bool:
+    """Bring a model to at least ``opset`` in place; False, with nothing changed, if that needs a conversion."""
+    found = model.opset_imports.get("", 1)
+    if found >= opset:
+        return True
+    nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    if found < OLDEST or opset > NEWEST or model.functions or any(n.op_type in REDEFINED for n in nodes):
+        return False
+    model.opset_imports[""] = opset
+    model.ir_version = max(model.ir_version, IR_VERSION)
+    for node in nodes:
+        if node.domain == "":
+            node.version = None
+    return True

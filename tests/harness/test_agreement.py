@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dlc.harness.agreement import SQNR_MAX, AgreementMeter
+from dlc.manifest import Agreement
+from dlc.types import Array
+
+
+def agreement(*pairs: tuple[Array, Array]) -> Agreement:
+    """Agreement of one output over batches of (candidate, reference)."""
+    meter = AgreementMeter()
+    for a, b in pairs:
+        meter.add({"y": a}, {"y": b}, batch=len(b))
+    return meter.result()
+
+
+def test_the_definitions(rng: np.random.Generator) -> None:
+    b = rng.standard_normal((20, 6))
+    a = b + 0.1 * rng.standard_normal((20, 6))
+    result = agreement((a, b))
+    cosines = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(a, b, strict=True)]
+    # 20 terms in another order, float64
+    assert result.cosine == pytest.approx(np.mean(cosines), rel=4 * 20 * 2.3e-16)
+    assert result.sqnr_db == pytest.approx(10 * np.log10((b**2).sum() / ((a - b) ** 2).sum()), rel=4 * 120 * 2.3e-16)
+    assert result.argmax == np.mean(a.argmax(axis=1) == b.argmax(axis=1))
+    assert result.examples == 20
+
+
+@settings(derandomize=True, deadline=None)
+@given(cut=st.integers(1, 19), seed=st.integers(0, 9))
+def test_batching_does_not_matter(cut: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    b = rng.standard_normal((20, 3, 2))
+    a = b + rng.standard_normal(b.shape)
+    whole, parts = agreement((a, b)), agreement((a[:cut], b[:cut]), (a[cut:], b[cut:]))
+    # the same sums of 120 terms in another order, float64; a cosine near 0 keeps the absolute error of its terms
+    assert parts.cosine == pytest.approx(whole.cosine, rel=0, abs=4 * 120 * 2.3e-16)
+    assert parts.sqnr_db == pytest.approx(whole.sqnr_db, rel=0, abs=10 * 4 * 120 * 2.3e-16)
+    assert parts.examples == whole.examples
+
+
+def test_equal_outputs_are_finite_in_json() -> None:
+    b = np.ones((2, 3), np.float32)
+    result = agreement((b, b))
+    assert (result.cosine, result.sqnr_db, result.argmax) == (1.0, SQNR_MAX, 1.0)
+    assert msgspec.json.decode(msgspec.json.encode(result), type=Agreement) == result
+
+
+def test_zero_rows() -> None:
+    zero, one = np.zeros((1, 3)), np.ones((1, 3))
+    assert agreement((zero, zero)).cosine == 1.0
+    assert agreement((one, zero)).cosine == 0.0
+    assert agreement((one, zero)).sqnr_db == -SQNR_MAX
+    assert agreement((zero, one)).sqnr_db == 0.0
+
+
+def test_the_worst_output_counts(rng: np.random.Generator) -> None:
+    b = rng.standard_normal((5, 8))
+    meter = AgreementMeter()
+    meter.add({"good": b, "bad": -b}, {"good": b, "bad": b}, batch=5)
+    result = meter.result()
+    assert result.cosine == pytest.approx(-1.0, rel=8 * 2.3e-16)
+    assert result.sqnr_db == pytest.approx(-20 * np.log10(2), rel=4 * 40 * 2.3e-16)
+
+
+def test_an_output_without_a_batch_axis_is_one_row() -> None:
+    meter = AgreementMeter()
+    meter.add({"y": np.array([1.0, 0.0])}, {"y": np.array([1.0, 1.0])}, batch=7)
+    assert meter.result().cosine == pytest.approx(np.sqrt(0.5), rel=4 * 2.3e-16)
+
+
+def test_classes_of_a_later_output_are_not_scores() -> None:
+    meter = AgreementMeter()
+    outputs = {"first": np.ones((4, 2, 2)), "second": np.eye(4)}
+    meter.add(outputs, outputs, batch=4)
+    assert meter.result().argmax is None

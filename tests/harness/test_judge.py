@@ -1,0 +1,183 @@
+"""Verdicts on canned numbers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from dlc.harness.judge import judge, overall
+from dlc.manifest import Accuracy, Agreement, Estimate, Latency, Size, Status, VariantRecord, VerdictRecord
+from dlc.recipe import Gates, Precision
+
+GATES = Gates()
+HALF = Size(bytes=500, compressed_bytes=400, ratio=0.5)
+SAME = Size(bytes=1000, compressed_bytes=800, ratio=1.0)
+CLOSE = Agreement(argmax=1.0, cosine=0.999, sqnr_db=40.0, examples=599)
+
+
+def estimate(low: float, value: float, high: float) -> Estimate:
+    return Estimate(low=low, value=value, high=high)
+
+
+def timed(low: float, value: float, high: float) -> Latency:
+    ratio = estimate(low, value, high)
+    return Latency(median_ms=1, mean_ms=1, p10_ms=1, p90_ms=1, runs=100, ratio=ratio, samples_ms=(1.0,))
+
+
+def scored(low: float, value: float, high: float, examples: int = 599) -> Accuracy:
+    """Retention as given; the rest follows from a reference of 98."""
+    return Accuracy(
+        metric="top1", value=estimate(98 * low, 98 * value, 98 * high), retention=estimate(low, value, high),
+        drop=estimate(98 - 98 * high, 98 - 98 * value, 98 - 98 * low), examples=examples,
+    )  # fmt: skip
+
+
+FAST, EVEN, SLOW = timed(0.4, 0.5, 0.6), timed(0.98, 1.0, 1.01), timed(1.2, 1.3, 1.4)
+KEPT, UNSURE, LOST = scored(0.991, 0.995, 1.0), scored(0.985, 0.992, 0.999), scored(0.90, 0.92, 0.94)
+
+
+def verdict(precision: Precision = "int8", gates: Gates = GATES, **changes: object) -> VerdictRecord:
+    given = {"latency": FAST, "size": HALF, "accuracy": KEPT, "agreement": CLOSE, **changes}
+    return judge(precision, gates, **given)  # type: ignore[arg-type]
+
+
+def test_every_gate_gives_a_line_with_number_interval_and_limit() -> None:
+    gates = replace(GATES, max_latency_ratio=0.7, max_size_ratio=0.6)
+    assert verdict(gates=gates) == VerdictRecord(
+        status="pass",
+        reasons=(
+            "pass: top1 97.51 keeps 99.50 % of FP32 [99.10, 100.00], at least 99 %",
+            "pass: latency 0.500x of FP32 [0.400, 0.600], at most 0.7x",
+            "pass: size 0.500x of FP32, at most 0.6x",
+            "pass: faster and smaller than FP32: latency 0.500x of FP32 [0.400, 0.600], size 0.500x",
+        ),
+    )
+
+
+@pytest.mark.parametrize(("accuracy", "status"), [(KEPT, "pass"), (UNSURE, "inconclusive"), (LOST, "fail")])
+def test_the_whole_interval_of_retention_decides(accuracy: Accuracy, status: Status) -> None:
+    assert verdict(accuracy=accuracy).status == status
+
+
+def test_retention_at_the_gate_holds_it() -> None:
+    assert verdict(accuracy=scored(0.99, 0.995, 1.0)).status == "pass"
+
+
+def test_a_better_metric_passes() -> None:
+    assert verdict(accuracy=scored(1.0, 1.01, 1.02)).status == "pass"
+
+
+@pytest.mark.parametrize(("cosine", "status"), [(0.99, "pass"), (0.98999, "fail")])
+def test_without_labels_agreement_decides_and_says_so(cosine: float, status: Status) -> None:
+    agreement = Agreement(argmax=None, cosine=cosine, sqnr_db=20.0, examples=64)
+    result = verdict(accuracy=None, agreement=agreement)
+    assert result.status == status
+    assert result.reasons[0] == f"{status}: cosine {cosine:.5f} with FP32 on 64 examples, at least 0.99"
+    assert result.reasons[1] == "note: no labels: the task's metric was not measured"
+
+
+def test_agreement_is_no_gate_where_there_is_a_metric() -> None:
+    assert verdict(agreement=Agreement(argmax=0.5, cosine=0.5, sqnr_db=1.0, examples=599)).status == "pass"
+
+
+def test_nothing_measured_is_inconclusive() -> None:
+    result = verdict(accuracy=None, agreement=None)
+    assert result.status == "inconclusive"
+    assert "no data" in result.reasons[0]
+
+
+def test_a_fault_fails_whatever_else_holds() -> None:
+    result = verdict(accuracy=None, agreement=None, fault="output 'scores' holds NaN: 1 of 640 values on batch 0")
+    assert result.status == "fail"
+    assert result.reasons[0] == "fail: output 'scores' holds NaN: 1 of 640 values on batch 0"
+
+
+@pytest.mark.parametrize(
+    ("latency", "size", "status", "words"),
+    [
+        (FAST, HALF, "pass", "faster and smaller than FP32"),
+        (FAST, SAME, "pass", "faster than FP32"),
+        (SLOW, HALF, "pass", "smaller than FP32"),
+        (EVEN, SAME, "inconclusive", "not shown to be faster"),
+        (timed(0.9, 0.95, 1.0), SAME, "inconclusive", "not shown to be faster"),
+        (timed(1.0, 1.1, 1.2), SAME, "inconclusive", "not shown to be faster"),
+        (SLOW, SAME, "fail", "neither faster nor smaller than FP32"),
+    ],
+)
+@pytest.mark.parametrize("precision", ["fp16", "bf16", "int8", "int4"])
+def test_a_reduced_precision_must_be_worth_having(
+    precision: Precision, latency: Latency, size: Size, status: Status, words: str
+) -> None:
+    result = verdict(precision, latency=latency, size=size)
+    assert result.status == status
+    assert words in result.reasons[-1]
+
+
+@pytest.mark.parametrize(
+    ("latency", "status"),
+    [
+        (FAST, "pass"),
+        (EVEN, "pass"),
+        (timed(1.02, 1.05, 1.1), "pass"),
+        (timed(1.021, 1.05, 1.1), "fail"),
+        (SLOW, "fail"),
+    ],
+)
+def test_fp32_must_not_be_slower(latency: Latency, status: Status) -> None:
+    assert verdict("fp32", latency=latency, size=SAME).status == status
+
+
+def test_fp32_must_keep_the_metric() -> None:
+    assert verdict("fp32", size=SAME, accuracy=LOST).status == "fail"
+
+
+@pytest.mark.parametrize(
+    ("limit", "status"), [(0.6, "pass"), (0.5, "inconclusive"), (0.4, "inconclusive"), (0.39, "fail")]
+)
+def test_latency_gate(limit: float, status: Status) -> None:
+    assert verdict(gates=replace(GATES, max_latency_ratio=limit)).status == status
+
+
+@pytest.mark.parametrize(("limit", "status"), [(0.5, "pass"), (0.49, "fail")])
+def test_size_gate(limit: float, status: Status) -> None:
+    assert verdict(gates=replace(GATES, max_size_ratio=limit)).status == status
+
+
+def test_the_worst_gate_decides() -> None:
+    gates = replace(GATES, max_size_ratio=0.4)
+    assert verdict(gates=gates, accuracy=UNSURE).status == "fail"
+    assert verdict(accuracy=UNSURE, latency=SLOW, size=SAME).status == "fail"
+
+
+def test_leaked_data_is_a_warning() -> None:
+    result = verdict(leaked=12)
+    assert result.status == "pass"
+    assert result.reasons[-1] == "note: 12 calibration examples are evaluation examples: accuracy may flatter"
+
+
+@pytest.mark.parametrize(("examples", "warned"), [(20, True), (299, True), (300, False)])
+def test_too_few_examples_to_see_a_loss(examples: int, warned: bool) -> None:
+    """Rule of three: with no change among n examples, up to 3/n may change; a 99 % gate needs 300."""
+    reasons = verdict(accuracy=scored(1.0, 1.0, 1.0, examples)).reasons
+    assert any("could go unseen" in r for r in reasons) == warned
+
+
+def test_an_interval_with_width_has_seen_losses() -> None:
+    assert not any("could go unseen" in r for r in verdict(accuracy=scored(0.9, 0.95, 1.0, examples=20)).reasons)
+
+
+@pytest.mark.parametrize(
+    ("statuses", "code"),
+    [
+        (["pass", "pass"], 0),
+        (["pass", "inconclusive"], 5),
+        (["inconclusive", "fail", "pass"], 1),
+        (["pass", "not built"], 0),
+        (["not built"], 1),
+        ([], 1),
+    ],
+)
+def test_exit_code(statuses: list[Status], code: int) -> None:
+    variants = [VariantRecord(precision="int8", verdict=VerdictRecord(status=s, reasons=())) for s in statuses]
+    assert overall(variants) == code

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+
+from dlc.errors import DataError, RecipeError
+from dlc.harness import statistics
+from dlc.harness.accuracy import METRICS
+from dlc.types import Floats
+
+MEAN = METRICS["top1"].statistic
+SPEARMAN = METRICS["spearman"].statistic
+
+
+def hits(n: int, share: float, rng: np.random.Generator) -> Floats:
+    return (rng.random((n, 1)) < share).astype(np.float64)
+
+
+def test_estimates_hold_their_definitions(rng: np.random.Generator) -> None:
+    reference, candidate = hits(400, 0.9, rng), hits(400, 0.8, rng)
+    result = statistics.paired(reference, candidate, MEAN, rng=rng)
+    a, b = 100 * reference.mean(), 100 * candidate.mean()
+    assert (result.value.value, result.retention.value, result.drop.value) == (b, b / a, a - b)
+    for estimate in (result.value, result.retention, result.drop):
+        assert estimate.low < estimate.value < estimate.high
+
+
+def test_same_rows_give_zero_width(rng: np.random.Generator) -> None:
+    rows = hits(300, 0.9, rng)
+    result = statistics.paired(rows, rows.copy(), MEAN, rng=rng)
+    assert (result.retention.low, result.retention.value, result.retention.high) == (1, 1, 1)
+    assert (result.drop.low, result.drop.high) == (0, 0)
+    assert result.value.low < result.value.high
+
+
+@pytest.mark.parametrize("n", [1, 50])
+def test_all_right_gives_zero_width(n: int, rng: np.random.Generator) -> None:
+    value = statistics.metric(np.ones((n, 1)), MEAN, rng=rng)
+    assert (value.low, value.value, value.high) == (100, 100, 100)
+
+
+def test_pairing_narrows(rng: np.random.Generator) -> None:
+    """Two models that fail on the same examples differ less than two that fail on different ones."""
+    reference = hits(1000, 0.8, rng)
+    candidate = reference.copy()
+    candidate[np.flatnonzero(reference)[:5]] = 0
+    other = rng.permutation(candidate)
+    alike, unlike = (statistics.paired(reference, c, MEAN, rng=rng).retention for c in (candidate, other))
+    assert alike.high - alike.low < (unlike.high - unlike.low) / 3
+
+
+def test_same_seed_same_interval(rng: np.random.Generator) -> None:
+    reference, candidate = hits(100, 0.9, rng), hits(100, 0.8, rng)
+    first, second = (
+        statistics.paired(reference, candidate, MEAN, rng=np.random.default_rng(3)) for _ in range(2)
+    )  # fmt: skip
+    assert first == second
+
+
+def covers(trials: int, expected: float = 0.95) -> tuple[float, float]:
+    """Range that 95 % coverage, seen through so many trials, stays in with probability 0.998 (3.09 sigma)."""
+    sigma = (expected * (1 - expected) / trials) ** 0.5
+    return expected - 3.09 * sigma, min(1.0, expected + 3.09 * sigma)
+
+
+def test_coverage_of_metric_and_retention(rng: np.random.Generator) -> None:
+    """Of 200 worlds with a known truth, 95 % of the intervals hold it."""
+    trials, held = 200, np.zeros(3)
+    for _ in range(trials):
+        reference = hits(600, 0.9, rng)
+        candidate = np.where(rng.random((600, 1)) < 0.05, hits(600, 0.5, rng), reference)
+        truth = 100 * (0.95 * 0.9 + 0.05 * 0.5)  # of the candidate; the reference has 90
+        result = statistics.paired(reference, candidate, MEAN, rng=rng, resamples=300)
+        pairs = ((result.value, truth), (result.retention, truth / 90), (result.drop, 90 - truth))
+        held += [e.low <= t <= e.high for e, t in pairs]
+    low, high = covers(trials)
+    assert (held / trials >= low).all(), held / trials
+    assert (held / trials <= high).all(), held / trials
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.7], ids=["independent rounds", "bursts of other work"])
+def test_coverage_of_the_latency_ratio(memory: float, rng: np.random.Generator) -> None:
+    """Noise is lognormal, partly common to both models of a round, and may last several rounds (AR(1)).
+
+    Blocks of n^(1/3) rounds recover most of what a burst hides, not all: 90 % is asked of bursts.
+    """
+    trials, rounds, held = 300, 200, 0
+
+    def noise() -> Floats:
+        steps = rng.standard_normal((rounds + 50, 1))[:, 0]
+        for i in range(1, len(steps)):
+            steps[i] = memory * steps[i - 1] + (1 - memory**2) ** 0.5 * steps[i]
+        return steps[50:]
+
+    for _ in range(trials):
+        common = noise()
+        a, b = (1e6 * np.exp(0.2 * common + 0.1 * noise()) for _ in range(2))
+        ratio = statistics.ratio_of_medians(0.8 * a, b, rng=rng, resamples=300)
+        held += ratio.low <= 0.8 <= ratio.high
+    low, _ = covers(trials, 0.95 if memory == 0 else 0.90)
+    assert held / trials >= low, held / trials
+
+
+def test_spearman_of_sts_benchmark_size_is_quick(rng: np.random.Generator) -> None:
+    truth = rng.standard_normal(1379)
+    a = np.stack([truth + rng.standard_normal(1379), truth], axis=1)
+    b = np.stack([a[:, 0] + 0.05 * rng.standard_normal(1379), truth], axis=1)
+    start = time.process_time()
+    result = statistics.paired(a, b, SPEARMAN, rng=rng)
+    assert time.process_time() - start < 3
+    assert result.retention.low < result.retention.value < result.retention.high
+
+
+def test_ratio_of_a_series_with_itself_is_exactly_one(rng: np.random.Generator) -> None:
+    series = rng.integers(900, 1100, 60)
+    ratio = statistics.ratio_of_medians(series, series, rng=rng)
+    assert (ratio.low, ratio.value, ratio.high) == (1, 1, 1)
+
+
+def test_long_series_are_drawn_in_chunks(rng: np.random.Generator) -> None:
+    series = rng.lognormal(0, 0.1, 100_000)  # more indices than one chunk holds
+    ratio = statistics.ratio_of_medians(2 * series, series, rng=rng, resamples=50)
+    assert (ratio.low, ratio.value, ratio.high) == (2, 2, 2)
+
+
+def test_reference_that_scores_nothing_is_named(rng: np.random.Generator) -> None:
+    with pytest.raises(DataError, match=r"reference scores 0 .* labels"):
+        statistics.paired(np.zeros((5, 1)), np.ones((5, 1)), MEAN, rng=rng)
+
+
+def test_statistic_that_is_no_number_is_named(rng: np.random.Generator) -> None:
+    with pytest.raises(RecipeError, match="statistic gives nan on 5 examples"):
+        statistics.metric(np.ones((5, 1)), lambda _: float("nan"), rng=rng)
+
+
+def test_a_resample_without_a_score_counts_as_zero(rng: np.random.Generator) -> None:
+    """Two examples, one hit: a quarter of the resamples leave the reference with nothing."""
+    rows = np.array([[1.0], [0.0]])
+    retention = statistics.paired(rows, rows.copy(), MEAN, rng=rng).retention
+    assert (retention.low, retention.value, retention.high) == (0, 1, 1)
+
+
+def test_no_examples(rng: np.random.Generator) -> None:
+    with pytest.raises(DataError, match="no example to score"):
+        statistics.metric(np.empty((0, 1)), MEAN, rng=rng)
+
+
+def test_lengths_must_pair(rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="5 and 4 examples"):
+        statistics.paired(np.ones((5, 1)), np.ones((4, 1)), MEAN, rng=rng)
+    with pytest.raises(ValueError, match="3 and 2 rounds"):
+        statistics.ratio_of_medians(np.ones(3), np.ones(2), rng=rng)
+    with pytest.raises(ValueError, match="0 and 0 rounds"):
+        statistics.ratio_of_medians(np.ones(0), np.ones(0), rng=rng)

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import re
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dlc.manifest import Manifest
+from dlc.report.html import LIMIT, gate_lines, render_html
+from dlc.report.write import write_reports
+from tests.report.example import EXAMPLES, HOSTILE, LABELLED, PLANS, large
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Reads a page strictly: every element is closed in order, every id is used once."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(render_html(LABELLED, PLANS))
+
+
+@pytest.mark.parametrize("manifest", EXAMPLES.values(), ids=EXAMPLES)
+def test_pages_are_well_formed_and_ask_the_network_for_nothing(manifest: Manifest) -> None:
+    text = render_html(manifest, {})
+    read = Page(text)
+    ids = [value for name, value in read.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = [value for name, value in read.attributes if name in {"href", "src", "xlink:href", "srcset", "action"}]
+    assert all(t.removeprefix("#") in ids or t == "manifest.json" for t in targets)
+    assert not {"script", "link", "img", "iframe", "object"} & set(read.tags)
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert "default-src 'none'" in text
+
+
+def test_every_variant_reason_note_and_warning_is_there(page: Page) -> None:
+    for variant in LABELLED.variants:
+        assert variant.precision in page.text
+        for reason in (*variant.verdict.reasons, *variant.notes):
+            assert (
+                reason.removeprefix(f"{variant.verdict.status}: ").removeprefix("pass: ").removeprefix("note: ")
+                in page.text
+            )
+    assert LABELLED.warnings[0] in page.text
+
+
+def test_every_pass_choice_and_skipped_site_is_there(page: Page) -> None:
+    for variant in LABELLED.variants:
+        for each in variant.passes:
+            assert each.name in page.text
+            assert all(s.reason in page.text for s in each.sites if s.reason)
+        assert all(c.rewrite in page.text for c in variant.choices)
+    assert "rolled back" in page.text
+    assert "per_channel=True" in page.text
+
+
+def test_provenance_is_complete(page: Page) -> None:
+    for text in (LABELLED.source.sha256, *(d.sha256 for d in LABELLED.data), "avx2", "onnx 1.23.2", "batch", "seed"):
+        assert text in page.text
+    assert all(line in page.text for line in gate_lines(LABELLED))
+
+
+def test_names_from_a_model_stay_text(page: Page) -> None:
+    assert page.tags["script"] == 0
+    assert HOSTILE.replace("\x07", "\ufffd") in page.text
+    everywhere = msgspec.structs.replace(LABELLED, name=HOSTILE, warnings=(HOSTILE,), versions={HOSTILE: HOSTILE})
+    hostile = tuple(msgspec.structs.replace(b, name=HOSTILE) for b in PLANS["fp32"])
+    assert Page(render_html(everywhere, {"fp32": hostile})).tags["script"] == 0
+
+
+def test_plans_that_variants_share_are_drawn_once(page: Page) -> None:
+    assert "Plan of fp32, fp16" in page.text
+    assert "Plan of int8" in page.text
+    assert "Plan of int4" not in page.text
+
+
+def test_the_same_manifest_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        write_reports(tmp_path / name, LABELLED, PLANS)
+    files = sorted(p.name for p in (tmp_path / "a").iterdir())
+    assert files == ["junit.xml", "report.html", "summary.md"]
+    assert all((tmp_path / "a" / f).read_bytes() == (tmp_path / "b" / f).read_bytes() for f in files)
+
+
+def test_a_big_model_fits_and_says_what_was_left_out() -> None:
+    text = render_html(*large())
+    assert len(text.encode()) < LIMIT
+    read = Page(text)
+    assert all(f"int8-{v}" in read.text for v in range(5))
+    assert "of 2,000 buffers" in read.text
+    assert re.search(r"and \d+ more", read.text)
+    assert "scale is not constant" in read.text
+
+
+def test_a_huge_model_gets_less_detail_not_a_larger_page() -> None:
+    text = render_html(*large(sites=3_000, buffers=3_000, variants=12))
+    assert len(text.encode()) < LIMIT
+    assert "pass-7-11" in text
