@@ -52,13 +52,13 @@ def export(recipe: Recipe, *, opset: int, ir_version: int, seed: int = 0) -> Exp
     rng = np.random.default_rng(seed)
     if isinstance(recipe.source, Path) and recipe.source.suffix != ".pt2":
         return _from_onnx(recipe, recipe.source, opset, ir_version, rng)
-    from dlc import torch_export
-
     if isinstance(recipe.source, Path):
-        traced, kind = torch_export.from_pt2(recipe, recipe.source, opset), "pt2"
-    else:
-        traced, kind = torch_export.from_module(recipe, opset, rng), "module"
-    return _from_torch(traced, "pt2" if kind == "pt2" else "module", opset, ir_version, rng)
+        from dlc.pt2 import from_pt2
+
+        return _from_torch(from_pt2(recipe, recipe.source, opset), "pt2", opset, ir_version, rng)
+    from dlc.torch_export import from_module
+
+    return _from_torch(from_module(recipe, opset, rng), "module", opset, ir_version, rng)
 
 
 def _from_torch(traced: Traced, kind: Kind, opset: int, ir_version: int, rng: np.random.Generator) -> Exported:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from dlc.errors import DlcError, ExportError, ModelError, RecipeError, Unsupported
-from dlc.feeds import Declared, distinct_sizes, input_like, seeded_feeds
+from dlc.errors import DlcError, ExportError, RecipeError
+from dlc.feeds import Declared, distinct_sizes, seeded_feeds
 from dlc.interface import Interface, TensorType
-from dlc.onnx_files import check_file
-from dlc.recipe import Dim, Input, Recipe, suggest
+from dlc.recipe import Dim, Recipe
 from dlc.runtimes.eager import EagerRunner, import_torch, takes_keywords
 from dlc.torch_errors import explain
 from dlc.types import Feeds
@@ -61,49 +60,15 @@ def from_module(recipe: Recipe, opset: int, rng: np.random.Generator) -> Traced:
     notes = _to_eval(module)
     feeds, dynamic = _example(recipe, rng)
     program = _trace(module, recipe, feeds, dynamic)
-    model = _to_onnx(program, opset)
+    model = to_onnx(program, opset)
     seen = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         if isinstance(tensor, torch.Tensor):
             seen.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
             seen.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     seen.update(_graph_text(model).encode())
-    outputs = _output_names(program, recipe.outputs)
+    outputs = output_names(program, recipe.outputs)
     return Traced(model, module, Declared(recipe.inputs, recipe.dims), outputs, seen.hexdigest(), notes)
-
-
-def from_pt2(recipe: Recipe, path: Path, opset: int) -> Traced:
-    """Load an exported program; names, dims and bounds come from it where the recipe does not declare them."""
-    import_torch()
-    import torch
-
-    check_file(path)
-    try:
-        with quiet():
-            program = torch.export.load(path)
-    except Exception as error:
-        raise ModelError(f"{path} is not a program saved by torch.export.save: {_first_line(error)}") from error
-    declared = _declared_by(program, recipe)
-    model = _to_onnx(program, opset)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Traced(model, _callable(program), declared, _output_names(program, recipe.outputs), digest)
-
-
-def _callable(program: torch.export.ExportedProgram) -> torch.nn.Module:
-    """Return the program as a module that takes its inputs by position."""
-    import torch
-    from torch.utils import _pytree as pytree
-
-    class Program(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.body = program.module()
-
-        def forward(self, *inputs: torch.Tensor) -> object:
-            args, kwargs = pytree.tree_unflatten(inputs, program.call_spec.in_spec)
-            return self.body(*args, **kwargs)
-
-    return Program()
 
 
 def _to_eval(module: torch.nn.Module) -> tuple[str, ...]:
@@ -173,7 +138,7 @@ def _check_forward(module: torch.nn.Module, recipe: Recipe, feeds: Feeds) -> Non
         raise ExportError(f"{recipe.name}: {error} (inputs {shown})") from error
 
 
-def _to_onnx(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
+def to_onnx(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
     import torch
 
     oldest, newest = TORCH_OPSETS
@@ -191,78 +156,7 @@ def _to_onnx(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
     return model
 
 
-def _declared_by(program: torch.export.ExportedProgram, recipe: Recipe) -> Declared:
-    """Inputs and dims of a saved program, under the recipe's names and bounds where it declares them."""
-    import torch
-
-    values = {n.name: n.meta["val"] for n in program.graph.nodes if n.op == "placeholder"}
-    users = [n for n in program.graph_signature.user_inputs if isinstance(n, str)]
-    names = list(recipe.inputs) or users
-    if len(names) != len(users):
-        raise RecipeError(f"the recipe declares {len(names)} inputs, the program has {len(users)}: {', '.join(users)}")
-    ranges = {str(k): v for k, v in program.range_constraints.items()}
-    examples = _examples(program, names)
-    inputs: dict[str, Input] = {}
-    dims: dict[str, Dim] = {}
-    symbols: dict[str, str] = {}
-    for name, user in zip(names, users, strict=True):
-        value = values[user]
-        if not isinstance(value, torch.Tensor):
-            raise Unsupported(f"input {name!r} of the program is {type(value).__name__}, not a tensor")
-        spec = recipe.inputs.get(name)
-        shape = _merge_shape(name, value.shape, spec, symbols)
-        for extent, size in zip(shape, value.shape, strict=True):
-            if isinstance(extent, str) and extent not in dims:
-                dims[extent] = _bounds(extent, ranges.get(str(size)), recipe)
-        like = examples.get(name)
-        low, high = (spec.low, spec.high) if spec else (like.low, like.high) if like else (None, None)
-        inputs[name] = Input(str(value.dtype).removeprefix("torch."), shape, low, high)
-    if unknown := [d for d in recipe.dims if d not in dims]:
-        raise RecipeError(f"the program has no dimension {unknown[0]!r}{suggest(unknown[0], dims)}")
-    return Declared(inputs, dims)
-
-
-def _merge_shape(name: str, sizes: Sequence[Any], spec: Input | None, symbols: dict[str, str]) -> tuple[int | str, ...]:
-    if spec is not None and len(spec.shape) != len(sizes):
-        raise RecipeError(f"input {name!r}: the recipe gives {len(spec.shape)} dimensions, the program {len(sizes)}")
-    shape: list[int | str] = []
-    for axis, size in enumerate(sizes):
-        wanted = spec.shape[axis] if spec else None
-        if isinstance(size, int):
-            if isinstance(wanted, str):
-                raise ExportError(
-                    f"dimension {wanted!r} of input {name!r} is fixed at {size} in the program: export it again with "
-                    f"a dynamic axis {axis}, or declare the size {size}"
-                )
-            shape.append(size)
-        else:
-            shape.append(symbols.setdefault(str(size), wanted if isinstance(wanted, str) else f"{name}_{axis}"))
-    return tuple(shape)
-
-
-def _bounds(name: str, found: Any, recipe: Recipe) -> Dim:
-    """Bounds of the program, within those of the recipe; an unbounded one gets the default."""
-    declared = recipe.dims.get(name, Dim())
-    low = max(declared.min, int(found.lower)) if found is not None and found.lower.is_Integer else declared.min
-    high = min(declared.max, int(found.upper)) if found is not None and found.upper.is_Integer else declared.max
-    if low > high:
-        raise ExportError(f"dimension {name!r}: the program allows {found.lower}..{found.upper} only")
-    return Dim(low, high, declared.typical if name in recipe.dims and low <= declared.typical <= high else 0)
-
-
-def _examples(program: torch.export.ExportedProgram, names: Sequence[str]) -> dict[str, Input]:
-    import torch
-
-    if program.example_inputs is None:
-        return {}
-    args, kwargs = program.example_inputs
-    tensors = [*args, *kwargs.values()]
-    if len(tensors) != len(names) or not all(isinstance(t, torch.Tensor) for t in tensors):
-        return {}
-    return {n: input_like(t.numpy()) for n, t in zip(names, tensors, strict=True)}
-
-
-def _output_names(program: torch.export.ExportedProgram, declared: Sequence[str]) -> tuple[str, ...]:
+def output_names(program: torch.export.ExportedProgram, declared: Sequence[str]) -> tuple[str, ...]:
     """Names for the outputs: the recipe's, or the keys of a returned dict, or ``output``, ``output_1``, and so on."""
     from torch.export.graph_signature import TensorArgument
     from torch.utils import _pytree as pytree
@@ -312,5 +206,5 @@ def quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return re.sub(r"\s+", " ", next((x for x in str(error).splitlines() if x.strip()), type(error).__name__))

@@ -75,7 +75,7 @@ class CastFp16(Pass):
         graph = model.graph
         inferred = infer_types(model)
         for value, dtype in inferred.items():
-            value.dtype = dtype
+            value.type = ir.TensorType(dtype)
         halves = set() if self.keep_io_types else {v for v in graph.inputs if _is_float(v)}
         chosen: dict[ir.Node, set[Slot]] = {}
         refused: dict[ir.Node, str] = {}
@@ -189,7 +189,7 @@ def _convert(
             if value is not None and value not in halves:
                 node.replace_input_with(index, caster.narrow(value))
     for value in produced:
-        value.dtype = FLOAT16
+        value.type = ir.TensorType(FLOAT16)
         for user, index in list(value.uses()):
             if ("in", index) not in chosen.get(user, ()):
                 user.replace_input_with(index, caster.widen(value))

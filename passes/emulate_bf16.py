@@ -50,7 +50,7 @@ class EmulateBf16(Pass):
         emit = Emitter(graph)
         inferred = infer_types(model)
         for value, dtype in inferred.items():
-            value.dtype = dtype
+            value.type = ir.TensorType(dtype)
         refused = {v: r for v in graph.initializers.values() if (r := _refusal(v))}
         sites = tuple(self._site(n, graph, refused) for n in weighted_nodes(graph))
         values = [v for v in graph.inputs if v.uses()]

@@ -147,7 +147,8 @@ def _quotient(sqrt: ir.Node, difference: ir.Node) -> ir.Node | str:
     """Return ``d / sqrt``, or ``d * (1 / sqrt)``."""
     node, root, wanted = only_user(sqrt.outputs[0]), sqrt.outputs[0], "Div"
     if node is not None and _is(node, "Reciprocal"):
-        node, root, wanted = only_user(node.outputs[0]), node.outputs[0], "Mul"
+        root, wanted = node.outputs[0], "Mul"
+        node = only_user(root)
     if node is None:
         return "a value in between has another reader or is a graph output"
     pair, read = [difference.outputs[0], root], list(node.inputs)

@@ -60,7 +60,8 @@ class Sum(nn.Module):
 
 class Singular(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.linalg.svd(x)[1]
+        values: torch.Tensor = torch.linalg.svd(x)[1]
+        return values
 
 
 class WrongWidth(nn.Module):

@@ -60,15 +60,15 @@ def test_nothing_of_this_machine_enters_the_graph(two: Exported) -> None:
 
 
 def test_the_hash_depends_on_weights_and_structure_only() -> None:
-    def make(*, bias: float = 0.0, relu: bool = False) -> str:
+    def make(bias: float, *more: nn.Module) -> str:
         linear = nn.Linear(4, 2)
         nn.init.constant_(linear.weight, 1.0)
         nn.init.constant_(linear.bias, bias)
-        return run(modules.recipe(nn.Sequential(linear, nn.ReLU()) if relu else nn.Sequential(linear))).sha256
+        return run(modules.recipe(nn.Sequential(linear, *more))).sha256
 
-    first = make()
-    assert first == make()
-    assert len({first, make(bias=1.0), make(relu=True)}) == 3
+    first, same, other_weights, other_structure = make(0.0), make(0.0), make(1.0), make(0.0, nn.ReLU())
+    assert first == same
+    assert len({first, other_weights, other_structure}) == 3
 
 
 def test_a_returned_input_and_a_repeated_output_are_outputs_of_their_own() -> None:

@@ -8,8 +8,11 @@ from dlc.interface import Interface, TensorType, sizes_of
 from dlc.types import Array
 from tests.passes.texts import graph
 
-BODY = "g (float[n, 2] x, int64[n] ids) => (float[n, 2] y) { i = Cast<to = 1>(ids)\n j = Unsqueeze(i, one)\n y = Mul(x, j) }"
-MODEL = BODY.replace("=> (float[n, 2] y)", "=> (float[n, 2] y) <int64[1] one = {1}>")
+MODEL = """g (float[n, 2] x, int64[n] ids) => (float[n, 2] y) <int64[1] one = {1}> {
+    i = Cast<to = 1>(ids)
+    j = Unsqueeze(i, one)
+    y = Mul(x, j)
+}"""
 
 
 def test_of() -> None:

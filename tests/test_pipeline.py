@@ -66,19 +66,19 @@ def new_weight(model: ir.Model) -> None:
     model.graph.initializers["w"].const_value = ir.tensor(np.array([1, 2], np.float32), name="w")
 
 
-def nothing(model: ir.Model) -> None:
+def nothing(_: ir.Model) -> None:
     """Leave the model alone."""
 
 
 def fails(model: ir.Model) -> None:
     try:
-        raise KeyError("inner")
+        model.graph.initializers["inner"]
     except KeyError as error:
         raise ValueError("outer") from error
 
 
 def unsupported(model: ir.Model) -> None:
-    raise Unsupported("no")
+    raise Unsupported(str(model.graph.name))
 
 
 @pytest.mark.parametrize(

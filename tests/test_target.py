@@ -14,7 +14,12 @@ from dlc.errors import CapabilityError, UserError
 from dlc.target import ISA_FLAGS, Target, detect, isa, load, save
 from dlc.versions import limits
 
-X86 = "processor\t: 0\nvendor_id\t: x\nflags\t\t: fpu sse2 avx512_vnni avx2 avx512f\n\nprocessor\t: 1\nflags\t\t: fpu amx_int8\n"
+X86 = """processor\t: 0
+flags\t\t: fpu sse2 avx512_vnni avx2 avx512f
+
+processor\t: 1
+flags\t\t: fpu amx_int8
+"""
 ARM = "processor\t: 0\nBogoMIPS\t: 50\nFeatures\t: fp asimd asimddp i8mm\n"
 
 

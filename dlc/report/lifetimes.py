@@ -61,7 +61,7 @@ def peak(lifetimes: Sequence[Lifetime]) -> tuple[Step, Bytes]:
     live, best = 0, (0, 0)
     for step in sorted(changes):
         live += changes[step]
-        if live >= best[1]:
+        if live > best[1]:
             best = (step, live)
     return best
 

@@ -45,8 +45,8 @@ def metric(value: Estimate, unit: str) -> str:
 
 
 def milliseconds(time: float) -> str:
-    """Write a time with four significant digits: ``0.4120 ms``, ``35.20 ms``."""
-    return f"{significant(time, 4)} ms"
+    """Write a time with four digits: ``35.20 ms``; four decimals from a microsecond on: ``0.0924 ms``."""
+    return f"{time:.4f} ms" if 1e-3 <= time < 1 else f"{significant(time, 4)} ms"
 
 
 def cosine(value: float) -> str:

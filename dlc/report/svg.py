@@ -92,10 +92,11 @@ class Picture:
             where["text-anchor"] = anchor
         ET.SubElement(self.root, "text", where).text = legible(words)
 
-    def mark(self, x: float, y: float, which: int, tip: str = "") -> None:
-        """Draw the marker of series ``which``: every series has its own shape and its own colour."""
-        corners = _SHAPES[which % len(_SHAPES)]
-        self.path([(x + 6 * a, y + 6 * b) for a, b in corners], f"mark s{which % COLOURS}", closed=True, tip=tip)
+    def mark(self, x: float, y: float, which: int, tip: str = "", *, key: bool = False) -> None:
+        """Draw the marker of series ``which``, each of its own shape and colour; ``key``: a small one, beside a name."""
+        radius, style = (4, "key") if key else (6, "mark")
+        corners = [(x + radius * a, y + radius * b) for a, b in _SHAPES[which % len(_SHAPES)]]
+        self.path(corners, f"{style} s{which % COLOURS}", closed=True, tip=tip)
 
     def markup(self) -> Markup:
         """Return the finished element, for a page that escapes everything else."""

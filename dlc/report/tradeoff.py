@@ -15,6 +15,8 @@ WIDTH, HEIGHT = 760.0, 400.0
 PLOT = Box(70, 30, 670, 314)
 BELOW_GATE = 9
 """Depth of the picture under the gate, in multiples of what the gate allows; what is lower is drawn at the edge."""
+KEY = 14.0
+"""Width of the small marker before a label: where points crowd, it tells whose label it is."""
 LOG_FROM = 5
 """Spread of latencies from which the axis is logarithmic."""
 
@@ -28,6 +30,26 @@ class Point:
     x: Estimate
     y: Estimate
     status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Both scales, and the gates to draw on them; None: not gated."""
+
+    x: Scale
+    y: Scale
+    gate: float | None
+    max_ratio: float | None
+    by_metric: bool
+
+    def written(self, level: float) -> str:
+        """Write a value of the upright axis."""
+        return numbers.percent(level) if self.by_metric else numbers.cosine(level)
+
+    def tick(self, level: float) -> str:
+        """Write a tick of the upright axis."""
+        ticks, factor, unit = self.y.ticks(), *((100, " %") if self.by_metric else (1, ""))
+        return tick_label(factor * level, [factor * t for t in ticks]) + unit
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +69,22 @@ def tradeoff(manifest: Manifest) -> Tradeoff | None:
     if not points:
         return None
     gate = manifest.gates.get("retention" if by_metric else "cosine")
-    x, y = _scales(points, gate)
+    max_ratio = manifest.gates.get("max_latency_ratio")
+    axes = Axes(*_scales(points, gate, max_ratio), gate, max_ratio, by_metric)
     closeness = f"share of FP32's {manifest.reference.metric} kept" if by_metric else "cosine similarity to FP32"
     title = f"Accuracy against latency: {', '.join(p.name for p in points)}"
     picture = Picture(WIDTH, HEIGHT, title)
-    max_ratio = manifest.gates.get("max_latency_ratio")
-    taken = _frame(picture, x, y, gate, closeness, max_ratio)
+    taken = _frame(picture, axes, closeness)
     for p in points:
-        taken += _bars(picture, p, x, y)
+        taken += _bars(picture, p, axes)
     for p in points:
-        tip = f"{p.name}: latency {numbers.ratio(p.x)}, kept {numbers.percents(p.y)}, {p.status}"
-        picture.mark(x(p.x.value), y(p.y.value), p.series, tip)
-        _label(picture, p, x, y, taken)
-    _line_labels(picture, x, y, gate, max_ratio, taken)
+        tip = f"{p.name}: latency {numbers.ratio(p.x)}, {closeness} {axes.written(p.y.value)}, {p.status}"
+        picture.mark(axes.x(p.x.value), axes.y(p.y.value), p.series, tip)
+        _label(picture, p, axes, taken)
+    _line_labels(picture, axes, taken)
     shown = {p.name for p in points}
     missing = tuple(v.precision for v in manifest.variants if v.precision not in shown)
-    return Tradeoff(picture.markup(), closeness, missing, x.log)
+    return Tradeoff(picture.markup(), closeness, missing, axes.x.log)
 
 
 def _point(variant: VariantRecord, series: int, *, by_metric: bool) -> Point | None:
@@ -78,9 +100,9 @@ def _point(variant: VariantRecord, series: int, *, by_metric: bool) -> Point | N
     return Point(variant.precision, series, variant.latency.ratio, y, variant.verdict.status)
 
 
-def _scales(points: Sequence[Point], gate: float | None) -> tuple[Scale, Scale]:
-    left = min(1.0, *(p.x.low for p in points))
-    right = max(1.0, *(p.x.high for p in points))
+def _scales(points: Sequence[Point], gate: float | None, max_ratio: float | None) -> tuple[Scale, Scale]:
+    left = min(1.0, max_ratio or 1.0, *(p.x.low for p in points))
+    right = max(1.0, max_ratio or 1.0, *(p.x.high for p in points))
     right_edge, bottom_edge = PLOT.left + PLOT.width, PLOT.top + PLOT.height
     if right / max(left, 1e-9) > LOG_FROM:
         x = Scale(left / 1.25, right * 1.25, PLOT.left, right_edge, log=True)
@@ -95,21 +117,20 @@ def _scales(points: Sequence[Point], gate: float | None) -> tuple[Scale, Scale]:
     return x, Scale(low - pad, high + pad, bottom_edge, PLOT.top)
 
 
-def _frame(
-    picture: Picture, x: Scale, y: Scale, gate: float | None, closeness: str, max_ratio: float | None
-) -> list[Box]:
+def _frame(picture: Picture, axes: Axes, closeness: str) -> list[Box]:
     """Draw axes, gates and reference lines; return what labels must not cover."""
+    x, y, gate, max_ratio = axes.x, axes.y, axes.gate, axes.max_ratio
     right, bottom = PLOT.left + PLOT.width, PLOT.top + PLOT.height
     if gate is not None:
         edge = right if max_ratio is None else x(max_ratio)
         picture.rect(Box(PLOT.left, PLOT.top, edge - PLOT.left, y(gate) - PLOT.top), "passes")
-    across, up = x.ticks(), y.ticks()
+    across = x.ticks()
     for tick in across:
         picture.line(x(tick), PLOT.top, x(tick), bottom, "grid")
         picture.text(x(tick), bottom + 18, f"{tick_label(tick, [0.0, tick] if x.log else across)}×", "tick", "middle")
-    for tick in up:
+    for tick in y.ticks():
         picture.line(PLOT.left, y(tick), right, y(tick), "grid")
-        picture.text(PLOT.left - 8, y(tick) + 4, f"{tick_label(100 * tick, [100 * t for t in up])} %", "tick", "end")
+        picture.text(PLOT.left - 8, y(tick) + 4, axes.tick(tick), "tick", "end")
     picture.text(PLOT.left - 58, PLOT.top - 10, f"↑ {closeness}", "axis")
     middle = PLOT.left + PLOT.width / 2
     picture.text(middle, HEIGHT - 12, "← faster · latency ÷ FP32 latency · slower →", "axis", "middle")
@@ -125,19 +146,19 @@ def _frame(
     return taken
 
 
-def _line_labels(
-    picture: Picture, x: Scale, y: Scale, gate: float | None, max_ratio: float | None, taken: list[Box]
-) -> None:
+def _line_labels(picture: Picture, axes: Axes, taken: list[Box]) -> None:
     """Write what each line means, along it where nothing else is drawn."""
-    for level, words, style in ((1.0, "as accurate as FP32", "note"), (gate, "gate", "note gate-label")):
+    x, y = axes.x, axes.y
+    same = "as accurate as FP32" if axes.by_metric else "the outputs of FP32"
+    for level, words, style in ((1.0, same, "note"), (axes.gate, "gate", "note gate-label")):
         if level is None:
             continue
-        text = f"{words} {numbers.percent(level)}" if words == "gate" else words
+        text = f"{words} {axes.written(level)}" if words == "gate" else words
         wide = width_of(text)
         lefts = [PLOT.left + PLOT.width - 8 - wide - k * (PLOT.width - wide - 16) / 20 for k in range(21)]
         tops = (y(level) + 4, y(level) - 20) if words == "gate" else (y(level) - 20, y(level) + 4)
         _write(picture, text, style, [(left, top) for top in tops for left in lefts], taken)
-    for times, words, style in ((1.0, "as fast as FP32", "note"), (max_ratio, "latency gate", "note gate-label")):
+    for times, words, style in ((1.0, "as fast as FP32", "note"), (axes.max_ratio, "latency gate", "note gate-label")):
         if times is None:
             continue
         wide, low = width_of(words), PLOT.top + PLOT.height - 20
@@ -151,8 +172,9 @@ def _write(picture: Picture, words: str, style: str, spots: Sequence[tuple[float
     picture.text(box.left, box.top + 12, words, style)
 
 
-def _bars(picture: Picture, p: Point, x: Scale, y: Scale) -> list[Box]:
+def _bars(picture: Picture, p: Point, axes: Axes) -> list[Box]:
     """Draw a point's intervals; return what they and its mark cover."""
+    x, y = axes.x, axes.y
     at_x, at_y, colour = x(p.x.value), y(p.y.value), f"bar s{p.series % COLOURS}"
     picture.line(x(p.x.low), at_y, x(p.x.high), at_y, colour)
     picture.line(at_x, y(p.y.low), at_x, y(p.y.high), colour)
@@ -161,26 +183,17 @@ def _bars(picture: Picture, p: Point, x: Scale, y: Scale) -> list[Box]:
     return [across, upright, Box(at_x - 9, at_y - 9, 18, 18)]
 
 
-def _label(picture: Picture, p: Point, x: Scale, y: Scale, taken: list[Box]) -> None:
+def _label(picture: Picture, p: Point, axes: Axes, taken: list[Box]) -> None:
+    x, y = axes.x, axes.y
     at_x, at_y, tip, foot = x(p.x.value), y(p.y.value), y(p.y.high), y(p.y.low)
-    words = f"{p.name}: {p.status}" + (f" ↓ {numbers.percent(p.y.value)}" if p.y.value < y.low else "")
-    wide, high = width_of(words) + 4, 16.0
-    spots = [
-        (at_x + 12, at_y - 8),
-        (at_x - wide / 2, tip - high - 2),
-        (at_x - wide / 2, foot + 2),
-        (at_x - 12 - wide, at_y - 8),
-    ]
-    spots += [
-        (left, top)
-        for reach in (12, 22, 34, 48)
-        for left, top in (
-            (at_x + reach, at_y - 8), (at_x + reach - 4, at_y - high - reach + 6), (at_x + reach - 4, at_y + reach - 6),
-            (at_x - reach - wide, at_y - 8), (at_x - reach + 4 - wide, at_y - high - reach + 6),
-            (at_x - reach + 4 - wide, at_y + reach - 6), (at_x - wide / 2, at_y - high - reach),
-            (at_x - wide / 2, at_y + reach),
-        )
-    ]  # fmt: skip
+    words = f"{p.name}: {p.status}" + (f" ↓ {axes.written(p.y.value)}" if p.y.value < y.low else "")
+    wide, high = KEY + width_of(words) + 4, 16.0
+    spots = [(at_x + 12, at_y - 8), (at_x - wide / 2, tip - high - 2), (at_x - wide / 2, foot + 2)]
+    for reach in (12, 22, 34, 48):
+        rows = (at_y - 8, at_y - high - reach + 6, at_y + reach - 6)
+        spots += [(left, top) for left in (at_x + reach - 4, at_x - reach + 4 - wide) for top in rows]
+        spots += [(at_x - wide / 2, at_y - high - reach), (at_x - wide / 2, at_y + reach)]
     box = place((wide, high), spots, taken, PLOT)
     taken.append(box)
-    picture.text(box.left + 2, box.top + 12, words, "label halo")
+    picture.mark(box.left + KEY / 2, box.top + 8, p.series, key=True)
+    picture.text(box.left + KEY, box.top + 12, words, "label halo")

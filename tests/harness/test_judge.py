@@ -34,6 +34,7 @@ def scored(low: float, value: float, high: float, examples: int = 599) -> Accura
 
 
 FAST, EVEN, SLOW = timed(0.4, 0.5, 0.6), timed(0.98, 1.0, 1.01), timed(1.2, 1.3, 1.4)
+DOUBTFUL = scored(0.975, 0.985, 0.995)
 KEPT, UNSURE, LOST = scored(0.991, 0.995, 1.0), scored(0.985, 0.992, 0.999), scored(0.90, 0.92, 0.94)
 
 
@@ -55,7 +56,9 @@ def test_every_gate_gives_a_line_with_number_interval_and_limit() -> None:
     )
 
 
-@pytest.mark.parametrize(("accuracy", "status"), [(KEPT, "pass"), (UNSURE, "inconclusive"), (LOST, "fail")])
+@pytest.mark.parametrize(
+    ("accuracy", "status"), [(KEPT, "pass"), (UNSURE, "inconclusive"), (DOUBTFUL, "inconclusive"), (LOST, "fail")]
+)
 def test_the_whole_interval_of_retention_decides(accuracy: Accuracy, status: Status) -> None:
     assert verdict(accuracy=accuracy).status == status
 

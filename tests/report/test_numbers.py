@@ -48,3 +48,10 @@ def test_long_names_keep_both_ends() -> None:
 
 def test_legible_replaces_only_what_xml_forbids() -> None:
     assert numbers.legible("a\x00b\x1bc\ufffed\ud800e\tf\n\u00e9😀") == "a\ufffdb\ufffdc\ufffdd\ufffde\tf\n\u00e9😀"
+
+
+@pytest.mark.parametrize(
+    ("time", "written"), [(35.2, "35.20 ms"), (0.1, "0.1000 ms"), (0.09235, "0.0924 ms"), (0.0004321, "0.0004321 ms")]
+)
+def test_milliseconds(time: float, written: str) -> None:
+    assert numbers.milliseconds(time) == written

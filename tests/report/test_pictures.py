@@ -23,6 +23,7 @@ from tests.report.example import (
     INT8,
     LABELLED,
     NOTHING_BUILT,
+    UNLABELLED,
     estimate,
     latency,
     lifetimes,
@@ -79,10 +80,24 @@ def test_a_label_goes_where_it_covers_least() -> None:
     assert place((20, 10), [(10, 10), (95, 10), (60, 10)], taken, room) == Box(60, 10, 20, 10)
 
 
-@pytest.mark.parametrize("name", ["labelled", "unlabelled"])
-def test_labels_of_the_tradeoff_do_not_overlap(name: str) -> None:
-    drawn = tradeoff(EXAMPLES[name])
+def marks(picture: str) -> list[Box]:
+    """Boxes of the points."""
+    found = []
+    for mark in (p for p in ET.fromstring(picture).iter("path") if p.attrib["class"].startswith("mark")):
+        across, down = zip(*(map(float, c.split()) for c in mark.attrib["d"].strip("MZ").split("L")), strict=True)
+        found.append(Box(min(across), min(down), max(across) - min(across), max(down) - min(down)))
+    return found
+
+
+@pytest.mark.parametrize("name", ["labelled", "unlabelled", "crowded"])
+def test_labels_of_the_tradeoff_cover_neither_each_other_nor_a_point(name: str) -> None:
+    row = [msgspec.structs.replace(INT8, precision=f"int8-{i}", latency=latency(1.0, 0.5 + i / 12)) for i in range(5)]
+    crowded = msgspec.structs.replace(LABELLED, variants=tuple(row))
+    drawn = tradeoff({**EXAMPLES, "crowded": crowded}[name])
     assert drawn is not None
+    points = marks(drawn.picture)
+    assert len(points) == len(boxes(drawn.picture, "label halo"))
+    assert not any(box.overlap(p) for box in boxes(drawn.picture, "label").values() for p in points)
     placed = list((boxes(drawn.picture, "label") | boxes(drawn.picture, "note")).values())
     assert all(inside(box, drawn.picture) for box in placed)
     assert all(a.overlap(b) == 0 for i, a in enumerate(placed) for b in placed[:i])
@@ -119,6 +134,13 @@ def test_a_latency_gate_is_drawn() -> None:
     drawn = tradeoff(msgspec.structs.replace(LABELLED, gates={**LABELLED.gates, "max_latency_ratio": 0.8}))
     assert drawn is not None
     assert "latency gate" in texts(drawn.picture)
+
+
+def test_without_a_metric_the_upright_axis_is_the_cosine() -> None:
+    drawn = tradeoff(UNLABELLED)
+    assert drawn is not None
+    assert drawn.closeness == "cosine similarity to FP32"
+    assert {"gate 0.99000", "the outputs of FP32"} <= set(texts(drawn.picture))
 
 
 def test_every_timed_model_has_its_row() -> None:

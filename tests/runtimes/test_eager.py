@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
@@ -48,23 +46,18 @@ def test_feeds_are_checked_and_not_written_to() -> None:
 
 
 def test_a_forward_that_fails() -> None:
-    with EagerRunner(nn.Linear(3, 2), Interface(tensors("input"), tensors("y"))) as runner:
-        with pytest.raises(ModelError, match="the module's forward fails: RuntimeError"):
-            runner.run({"input": ONE})
+    runner = EagerRunner(nn.Linear(3, 2), Interface(tensors("input"), tensors("y")))
+    with runner, pytest.raises(ModelError, match="the module's forward fails: RuntimeError"):
+        runner.run({"input": ONE})
 
 
 def test_outputs_must_be_as_many_as_the_interface_says() -> None:
-    with EagerRunner(Difference(), Interface(tensors("a", "b"), tensors("first"))) as runner:
-        with pytest.raises(ModelError, match="returns 2 tensors, its ONNX graph 1"):
-            runner.run({"a": ONE, "b": TWO})
+    runner = EagerRunner(Difference(), Interface(tensors("a", "b"), tensors("first")))
+    with runner, pytest.raises(ModelError, match="returns 2 tensors, its ONNX graph 1"):
+        runner.run({"a": ONE, "b": TWO})
 
 
 def test_takes_keywords() -> None:
-    @dataclass
-    class Variadic(nn.Module):
-        def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-            return inputs[0]
-
     assert takes_keywords(Difference(), ["b"])
     assert not takes_keywords(Difference(), ["a", "c"])
     assert not takes_keywords(nn.Sequential(), ["x"])
