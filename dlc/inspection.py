@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
+from onnx_ir.passes import common
 
 from dlc import onnx_files
 from dlc.errors import UserError
@@ -70,8 +71,8 @@ def inspect(path: Path, dims: Mapping[str, int], explain: str | None = None) -> 
         parameters=sum(w.size for w in weights),
         weight_bytes=sum(w.nbytes for w in weights),
         sizes=sizes,
-        operators=_operators(model, sizes),
         sites=tuple(explain_sites(model, explain)) if explain else (),
+        operators=_operators(model, sizes),
     )
 
 
@@ -90,6 +91,7 @@ def explain_sites(model: ir.Model, rewrite: str) -> list[Site]:
 
 
 def _operators(model: ir.Model, sizes: Mapping[str, int]) -> tuple[OpRow, ...]:
+    common.ShapeInferencePass()(model)  # files need not state the types of intermediate values
     shapes = infer_shapes(model, sizes)
     groups: dict[str, list[tuple[int | None, Bytes | None]]] = defaultdict(list)
     for node in model.graph:

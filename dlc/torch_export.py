@@ -139,6 +139,7 @@ def _check_forward(module: torch.nn.Module, recipe: Recipe, feeds: Feeds) -> Non
 
 
 def to_onnx(program: torch.export.ExportedProgram, opset: int) -> ir.Model:
+    """Translate a program; EXPORT_OPSET where torch and the target allow it. Weights share memory with the program."""
     import torch
 
     oldest, newest = TORCH_OPSETS
@@ -207,4 +208,5 @@ def quiet() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of a message, on one line of text."""
     return re.sub(r"\s+", " ", next((x for x in str(error).splitlines() if x.strip()), type(error).__name__))

@@ -120,7 +120,7 @@ SCALED: dict[str, Callable[[ir.Node, Floats, Floats], Floats]] = {
 def _replace(graph: ir.Graph, node: ir.Node, weight: Array, bias: Floats, params: _Params) -> None:
     """Give the node a new weight and bias, computed in 64 bits and rounded once."""
     scaled = SCALED[node.op_type](node, weight.astype(np.float64), params.scale)
-    shifted = bias + params.shift
+    shifted = bias * params.scale + params.shift
     old = node.inputs[1:3]
     node.resize_inputs(3)
     node.replace_input_with(1, add_initializer(graph, f"{node.name}.weight", scaled.astype(weight.dtype)))

@@ -2,8 +2,8 @@
 
     y[.., i, .., j, ..] = x[i, j]        GatherND over a grid of Range  ->  Unsqueeze
 
-Libraries index a padding mask [B, S] with ranges of batch and key positions to give it the shape [B, 1, 1, S]; exported,
-that is a dozen nodes that build the grid and look up what is already there.
+Libraries index a padding mask [B, S] with ranges of batch and key positions to give it the shape [B, 1, 1, S]; once
+exported, that is a dozen nodes that build the grid and look up what is already there.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     x Wq + bq, x Wk + bk, x Wv + bv  =  split(x [Wq Wk Wv] + [bq bk bv])
 
-ONNX MatMul-13, Add-14, Split-18.  x: [..., K];  W: [K, N];  b: [N].  Exact: no sum is taken in another order.
+ONNX MatMul-13, Add-14, Split-18.  x: [..., K];  W: [K, N];  b: [N].  Each sum has the terms it had.
 """
 
 from __future__ import annotations

@@ -28,7 +28,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_documented_command_runs(command: str, folder: Path) -> None:
     program, *arguments = shlex.split(command)
     assert program == "dlc"
-    child = subprocess.run([sys.executable, "-m", "dlc", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    child = subprocess.run(
+        [sys.executable, "-m", "dlc", *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
     assert child.returncode == 0, child.stdout + child.stderr
     assert child.stdout.strip()
 

@@ -93,7 +93,7 @@ class Picture:
         ET.SubElement(self.root, "text", where).text = legible(words)
 
     def mark(self, x: float, y: float, which: int, tip: str = "", *, key: bool = False) -> None:
-        """Draw the marker of series ``which``, each of its own shape and colour; ``key``: a small one, beside a name."""
+        """Draw the marker of series ``which``, of its own shape and colour; ``key``: small, beside a name."""
         radius, style = (4, "key") if key else (6, "mark")
         corners = [(x + radius * a, y + radius * b) for a, b in _SHAPES[which % len(_SHAPES)]]
         self.path(corners, f"{style} s{which % COLOURS}", closed=True, tip=tip)

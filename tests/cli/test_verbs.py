@@ -1,0 +1,133 @@
+"""dlc verify, bench, inspect, doctor and zoo from the command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Cli
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def artifact(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> Path:
+    assert cli("compile", model, "-r", recipe, "-o", "build").code == 0
+    return tmp_path / "build" / "centres"
+
+
+def test_verify_names_the_damaged_file(cli: Cli, artifact: Path) -> None:
+    assert cli("verify", artifact).code == 0
+    target = artifact / "int8" / "model.onnx"
+    damaged = bytearray(target.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    target.write_bytes(damaged)
+    ran = cli("verify", artifact)
+    assert ran.code == 1
+    assert "int8/model.onnx is changed" in ran.out
+
+
+def test_verify_replays_the_golden_vectors(cli: Cli, artifact: Path) -> None:
+    """A model that was exchanged, with its checksum set right again, still answers otherwise."""
+    import onnx_ir as ir
+
+    from dlc.artifact import seal
+
+    path = artifact / "fp32" / "model.onnx"
+    model = ir.load(path)
+    weight = max(model.graph.initializers.values(), key=lambda v: v.const_value.nbytes if v.const_value else 0)
+    assert weight.const_value is not None
+    weight.const_value = ir.tensor(weight.const_value.numpy() * 1.01, name=weight.name)
+    ir.save(model, path)
+    seal(artifact)
+    ran = cli("verify", artifact, "--format", "json")
+    assert ran.code == 1
+    assert {c["subject"]: c["ok"] for c in json.loads(ran.out)} == {
+        "files": True,
+        "fp32 (session.json)": False,
+        "fp32 (default options)": False,
+        "int8 (session.json)": True,
+        "int8 (default options)": True,
+    }
+
+
+def test_bench_compares_variants_and_files(cli: Cli, artifact: Path, model: Path) -> None:
+    ran = cli("bench", artifact, model, "--dim", "batch=2", "--rounds", "20", "--format", "json")
+    assert ran.code == 0, ran.err
+    rows = json.loads(ran.out)
+    assert [r["name"] for r in rows] == ["fp32", "int8", "centres.onnx"]
+    assert rows[0]["latency"]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert all(r["latency"]["runs"] == 20 for r in rows)
+
+
+def test_bench_refuses_models_of_different_interfaces(cli: Cli, model: Path, tmp_path: Path) -> None:
+    import onnx_ir as ir
+
+    text = '<ir_version: 10, opset_import: ["": 20]> g (float[n, 4] x) => (float[n, 4] y) { y = Relu(x) }'
+    ir.save(ir.from_onnx_text(text), tmp_path / "relu.onnx")
+    ran = cli("bench", model, "relu.onnx", "--rounds", "10")
+    assert ran.code == 2
+    assert "differ in interface" in ran.err
+
+
+@pytest.mark.parametrize("dim", ["batch", "batch=0", "batch=x", "btach=2"])
+def test_bench_checks_dims(cli: Cli, model: Path, dim: str) -> None:
+    ran = cli("bench", model, "--dim", dim, "--rounds", "10")
+    assert ran.code == 2
+    assert "batch" in ran.err
+
+
+def test_inspect_counts_multiply_adds(cli: Cli, model: Path) -> None:
+    ran = cli("inspect", model, "--dim", "batch=3", "--format", "json")
+    assert ran.code == 0, ran.err
+    seen = json.loads(ran.out)
+    operators = {o["op"]: o for o in seen["operators"]}
+    assert operators["Gemm"]["macs"] == 3 * 128 * 32
+    assert operators["Gemm"]["bytes"] == 4 * (3 * 128 + 128 * 32 + 32 + 3 * 32)
+    assert seen["parameters"] == 128 * 32 + 32
+    assert seen["inputs"] == ["x: float32[batch,128]"]
+
+
+def test_inspect_explains_sites(cli: Cli, model: Path) -> None:
+    import onnx_ir as ir
+
+    text = """<ir_version: 10, opset_import: ["": 20]>
+    g (float[n, 1, 4, 4] x, float[1] s) => (float[n, 1, 2, 2] y)
+    <float[1, 1, 3, 3] w = {1, 1, 1, 1, 1, 1, 1, 1, 1}, float[1] b = {0}, float[1] m = {0}, float[1] v = {1}>
+    { c = Conv(x, w)  y = BatchNormalization(c, s, b, m, v) }"""
+    ir.save(ir.from_onnx_text(text), "bn.onnx")
+    ran = cli("inspect", "bn.onnx", "--explain", "batch-norm")
+    assert ran.code == 0, ran.err
+    assert "not constant" in ran.out
+    assert cli("inspect", model, "--explain", "all").code == 0
+    assert "did you mean 'attention'" in cli("inspect", model, "--explain", "atention").err
+
+
+def test_doctor_tells_the_runtime(cli: Cli) -> None:
+    ran = cli("doctor", "--format", "json")
+    assert ran.code == 0, ran.err
+    found = {f["subject"]: f for f in json.loads(ran.out)["findings"]}
+    assert found["provider cpu"]["state"] == "available"
+    assert found["onnxruntime"]["state"][0].isdigit()
+    assert "dlc[cuda]" in found["onnxruntime-gpu"]["remedy"]
+
+
+def test_zoo_lists_every_model(cli: Cli) -> None:
+    ran = cli("zoo", "--format", "json")
+    assert ran.code == 0, ran.err
+    assert [e["name"] for e in json.loads(ran.out)] == ["digits-cnn", "digits-mlp", "efficientnet-lite0", "minilm"]
+
+
+def test_verify_bench_and_inspect_work_without_torch(artifact: Path, model: Path) -> None:
+    """The same three verbs in a process where importing torch fails."""
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from dlc.cli import run\n"
+        f"a, m = {str(artifact)!r}, {str(model)!r}\n"
+        "assert run(['verify', a]) == 0 and run(['bench', a, '--rounds', '10']) == 0 and run(['inspect', m]) == 0\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)

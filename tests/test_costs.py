@@ -1,0 +1,83 @@
+"""Measured decisions: what is kept, what is remembered, and what counts as the same graph."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dlc.costs import Costs, canonical_text, decide
+from dlc.manifest import Estimate
+from dlc.passes.base import clone
+from dlc.runtimes.session import SessionConfig
+from dlc.target import detect
+
+HEAD = '<ir_version: 10, opset_import: ["": 20]>'
+CHAIN = HEAD + " g (float[n, 256] x) => (float[n, 256] y) {{ {} }}"
+
+
+def chain(length: int) -> ir.Model:
+    """Sigmoid applied ``length`` times: each costs the same, and no optimiser removes one."""
+    names = ["x", *(f"t{i}" for i in range(1, length)), "y"]
+    return ir.from_onnx_text(CHAIN.format(" ".join(f"{b} = Sigmoid({a})" for a, b in itertools.pairwise(names))))
+
+
+def costs(cache: Path | None) -> Costs:
+    feeds = {"x": np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)}
+    return Costs(detect(), SessionConfig(), feeds, cache=cache)
+
+
+def test_a_shorter_chain_is_measured_faster() -> None:
+    ratio = costs(None).ratio(chain(8), chain(1))
+    assert ratio.high < 1
+    assert decide(ratio, fewer_nodes=True) == (True, "faster")
+
+
+def test_second_question_is_answered_from_the_cache(tmp_path: Path) -> None:
+    cache = tmp_path / "costs.sqlite"
+    first = costs(cache).ratio(chain(2), chain(1))
+    assert costs(cache).ratio(chain(2), chain(1)) == first
+    assert costs(None).ratio(chain(2), chain(1)) != first  # measured anew: no two runs take the same nanoseconds
+
+
+@pytest.mark.parametrize(
+    ("ratio", "fewer_nodes", "kept"),
+    [
+        ((0.8, 0.7, 0.9), False, True),
+        ((1.2, 1.1, 1.3), True, False),
+        ((1.2, 1.1, 1.3), False, False),
+        ((1.0, 0.9, 1.1), True, True),
+        ((1.0, 0.9, 1.1), False, False),
+        ((1.015, 1.01, 1.02), True, True),
+        ((1.015, 1.01, 1.02), False, False),
+    ],
+)
+def test_decide(ratio: tuple[float, float, float], fewer_nodes: bool, kept: bool) -> None:
+    value, low, high = ratio
+    assert decide(Estimate(value=value, low=low, high=high), fewer_nodes=fewer_nodes)[0] is kept
+
+
+def test_canonical_text_ignores_names_and_weight_values() -> None:
+    text = HEAD + " g (float[n, 2] {x}) => (float[n, 2] {y}) <float[2] {w} = {{{a}, 2}}> {{ {y} = Add({x}, {w}) }}"
+    one = ir.from_onnx_text(text.format(x="x", y="y", w="w", a=1))
+    other = ir.from_onnx_text(text.format(x="in", y="out", w="bias", a=9))
+    assert list(canonical_text(one)) == list(canonical_text(other))
+
+
+def test_canonical_text_sees_shape_operands_attributes_and_operators() -> None:
+    text = HEAD + " g (float[4] x) => (float[a, b] y) <int64[2] s = {{{s}}}> {{ y = Reshape{z}(x, s) }}"
+    base = ir.from_onnx_text(text.format(s="2, 2", z=""))
+    assert list(canonical_text(base)) != list(canonical_text(ir.from_onnx_text(text.format(s="4, 1", z=""))))
+    assert list(canonical_text(base)) != list(
+        canonical_text(ir.from_onnx_text(text.format(s="2, 2", z=" <allowzero = 1>")))
+    )
+
+
+def test_clone_shares_no_type() -> None:
+    model = chain(2)
+    copy = clone(model)
+    next(iter(copy.graph)).outputs[0].dtype = ir.DataType.FLOAT16
+    assert next(iter(model.graph)).outputs[0].dtype is not ir.DataType.FLOAT16
