@@ -22,6 +22,7 @@ import onnx_ir as ir
 
 from dlc.errors import ArtifactError
 from dlc.manifest import SCHEMA, Manifest, VariantRecord
+from dlc.passes.base import weight_bytes
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Bytes, Feeds, Outputs
 
@@ -101,8 +102,7 @@ def staging(destination: Path, *, overwrite: bool) -> Iterator[Path]:
 def write_model(folder: Path, model: ir.Model) -> None:
     """Save a variant's model, with external data if its weights are large."""
     folder.mkdir(exist_ok=True)
-    weights = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
-    ir.save(model, folder / MODEL, external_data=f"{MODEL}.data" if weights > INLINE_LIMIT else None)
+    ir.save(model, folder / MODEL, external_data=f"{MODEL}.data" if weight_bytes(model) > INLINE_LIMIT else None)
 
 
 def write_golden(folder: Path, vectors: list[tuple[Feeds, Outputs]]) -> None:

@@ -30,7 +30,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.target import Target
 from dlc.types import Feeds
 
-ROUNDS = 60
+ROUNDS = 120
 NOISE = 0.02
 """A rewrite that leaves fewer nodes stays unless it is slower than this, beyond its interval."""
 

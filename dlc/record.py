@@ -16,9 +16,11 @@ from dlc.export import Exported
 from dlc.harness.judge import judge
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
+from dlc.passes.base import weight_bytes
 from dlc.recipe import Dataset, Recipe
 from dlc.shipping import golden_tolerance
 from dlc.target import Target
+from dlc.types import Bytes
 from dlc.variants import Build, pass_entry
 
 TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "torch")
@@ -79,7 +81,7 @@ def to_manifest(
             examples=evidence.examples,
             latency=baseline.latency,
             size=baseline.size,
-            memory=_memory(baseline, None, sizes),
+            memory=_memory(baseline, None, sizes, weight_bytes(exported.model)),
         ),
         variants=tuple(
             _variant(b, evidence.of.get(b.precision), plans.get(b.precision), recipe, sizes, data.leaked)
@@ -116,16 +118,16 @@ def _variant(
         agreement=measured.agreement,
         latency=measured.latency,
         size=measured.size,
-        memory=_memory(measured, plan, sizes),
+        memory=_memory(measured, plan, sizes, weight_bytes(build.model)),
         golden=golden_tolerance(build.precision, build.model),
     )
 
 
-def _memory(measured: Measured, plan: MemoryPlan | None, sizes: Mapping[str, int]) -> manifest.Memory:
+def _memory(measured: Measured, plan: MemoryPlan | None, sizes: Mapping[str, int], weights: Bytes) -> manifest.Memory:
     return manifest.Memory(
         arena_bytes=plan.arena_bytes if plan else None,
         lower_bound_bytes=plan.lower_bound_bytes if plan else None,
-        weights_bytes=measured.size.bytes,
+        weights_bytes=weights,
         dims=sizes,
         peak_rss_bytes=measured.rss.peak,
         runtime_rss_bytes=measured.rss.runtime,

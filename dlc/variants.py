@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from dlc import manifest, pipeline
 from dlc.calibrate import calibrate
 from dlc.costs import Costs, decide
 from dlc.errors import CapabilityError, PassError, Unsupported, UserError
-from dlc.passes.base import Pass, Site, clone
+from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.cast_fp16 import CastFp16
 from dlc.passes.emulate_bf16 import EmulateBf16
@@ -26,10 +26,12 @@ from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.target import Target
-from dlc.types import Bytes
 
-REWRITES: tuple[Pass, ...] = (FoldBatchNorm(), FuseLayerNorm(), FuseGelu(), FuseAttention())
-"""Rewrites of the FP32 graph, in order; each stays only if the whole model is no slower with it."""
+
+def rewrites(target: Target) -> tuple[Pass, ...]:
+    """Rewrites of the FP32 graph, in order; each stays only if the whole model is no slower with it."""
+    attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
+    return (FoldBatchNorm(), FuseLayerNorm(), FuseGelu(), attention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,13 +48,11 @@ class Build:
     bug: PassError | None = None
 
 
-def rewrite(
-    model: ir.Model, costs: Costs, *, evaluate: Evaluate | None = None, rewrites: Iterable[Pass] = REWRITES
-) -> Build:
+def rewrite(model: ir.Model, costs: Costs, *, evaluate: Evaluate | None = None) -> Build:
     """Canonicalise, then try each rewrite on a copy and keep what the target says is worth keeping."""
     records = pipeline.run(model, [Canonicalize()], evaluate=evaluate)
     choices: list[manifest.Choice] = []
-    for each in rewrites:
+    for each in rewrites(costs.target):
         candidate = clone(model)
         [record] = pipeline.run(candidate, [each], evaluate=evaluate)
         if record.modified:
@@ -81,7 +81,7 @@ def build(
     if precision == "fp32":
         return base
     model = clone(base.model)
-    weights = _weight_bytes(model)
+    weights = weight_bytes(model)
     try:
         records = pipeline.run(model, PASSES_OF[precision](model, recipe, target), evaluate=evaluate)
     except PassError as error:
@@ -95,7 +95,7 @@ def build(
         converted=dict(sorted(Counter(s.op for s in sites if s.applied).items())),
         left=tuple(site_record(s) for s in sites if not s.applied),
         weight_bytes_before=weights,
-        weight_bytes_after=_weight_bytes(model),
+        weight_bytes_after=weight_bytes(model),
     )
     return Build(precision, model, base.records + tuple(records), base.choices, quantized, NOTES.get(precision, ()))
 
@@ -121,7 +121,8 @@ PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] 
 }
 
 NOTES: Mapping[Precision, tuple[str, ...]] = {
-    "fp16": ("on the CPU provider FP16 is computed in FP32: half the size, no speed",),
+    "fp16": ("on the CPU provider only the weights are rounded to FP16: activations are computed in FP32",),
+    "int4": ("products and tables take 4 bits, convolutions 8: with 4 bits they lose the task",),
     "bf16": ("on the CPU provider BF16 is emulated: rounded as BF16 hardware would, computed in FP32",),
 }
 
@@ -153,7 +154,3 @@ def _rolled_back(record: PassRecord, reason: str) -> PassRecord:
 def _why(sites: Sequence[Site]) -> str:
     reasons = Counter(f"{s.op}: {s.reason}" for s in sites)
     return "; ".join(f"{reason} ({n} nodes)" for reason, n in reasons.most_common(3)) or "the model has no weights"
-
-
-def _weight_bytes(model: ir.Model) -> Bytes:
-    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)

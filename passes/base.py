@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dlc.types import Array
+from dlc.types import Array, Bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,11 @@ def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def weight_bytes(model: ir.Model) -> Bytes:
+    """Bytes of all initializers."""
+    return sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
 
 
 def clone(model: ir.Model) -> ir.Model:

@@ -2,7 +2,8 @@
 
 Steps are the nodes of the main graph in file order. A buffer is alive from the step that writes it until the last step
 that reads it, inclusive. Not in the arena, as in ONNX Runtime: graph inputs (the caller's), weights, and graph outputs
-(they outlive the run and are handed to the caller). With ``alias``, the output of an operator that only gives a tensor
+(they outlive the run and are handed to the caller), nor what weights alone determine (a dequantized weight), which
+ONNX Runtime computes once, when it loads the model. With ``alias``, the output of an operator that only gives a tensor
 another shape is the buffer of its input.
 
 A shape that neither the graph nor ONNX shape inference gives is measured by a run that exposes it.
@@ -27,8 +28,8 @@ RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators whose output is their first input's bytes."""
 
 NOTE = (
-    "planned for the nodes of the file in file order, activations only: graph inputs, weights, graph outputs and what "
-    "an operator uses inside are not in the arena; a runtime that fuses nodes when it loads the model needs others"
+    "planned for the nodes of the file in file order, activations only: graph inputs, weights and what is computed from "
+    "them alone, graph outputs and what an operator uses inside are not in the arena; a runtime that fuses nodes when it loads the model needs others"
 )
 
 Trace = Callable[[ir.Model, Sequence[str], Mapping[str, int]], Mapping[str, Shape]]
@@ -95,12 +96,15 @@ def _lifetimes(graph: ir.Graph, *, alias: bool) -> dict[ir.Value, tuple[Step, St
     lifetimes: dict[ir.Value, tuple[Step, Step]] = {}
     outside = {*graph.inputs, *graph.initializers.values(), *graph.outputs}
     for step, node in enumerate(graph):
+        if _folds(node, outside):
+            outside.update(node.outputs)
+            continue
         for value in _reads(node):
             owner = root.get(value, value)
             if owner in lifetimes:
                 lifetimes[owner] = (lifetimes[owner][0], step + 1)
         for value in node.outputs:
-            if value in outside or node.op_type == "Constant" or not value.name:
+            if value in outside or not value.name:
                 continue
             source = node.inputs[0] if alias and not node.domain and node.op_type in RESHAPES else None
             if source is not None:
@@ -108,6 +112,13 @@ def _lifetimes(graph: ir.Graph, *, alias: bool) -> dict[ir.Value, tuple[Step, St
             else:
                 lifetimes[value] = (step, step + 1)
     return lifetimes
+
+
+def _folds(node: ir.Node, known: set[ir.Value]) -> bool:
+    """Whether a node's outputs follow from weights alone."""
+    inputs = [v for v in node.inputs if v is not None]
+    fed = any(v.is_graph_input() or v not in known for v in inputs)
+    return not fed and not node.op_type.startswith("Random") and (bool(inputs) or node.op_type == "Constant")
 
 
 def _reads(node: ir.Node) -> Iterator[ir.Value]:

@@ -85,8 +85,14 @@ class OrtRunner(Runner):
     def configure(self, options: Any) -> None:
         """Set session options that the provider needs."""
 
-    def check_provider(self, ort: Any) -> None:
+    @classmethod
+    def check_provider(cls, ort: Any) -> None:
         """Raise CapabilityError if the provider cannot be used here."""
+
+    @classmethod
+    def check_available(cls) -> None:
+        """Raise CapabilityError if this runtime cannot be used here."""
+        cls.check_provider(import_onnxruntime())
 
     def check_session(self) -> None:
         """Raise CapabilityError if the session is not on the provider that was asked for."""

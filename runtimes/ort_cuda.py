@@ -42,7 +42,8 @@ class OrtCudaRunner(OrtRunner):
         """Have the session record which provider got which node."""
         options.add_session_config_entry(RECORD, "1")
 
-    def check_provider(self, ort: Any) -> None:
+    @classmethod
+    def check_provider(cls, ort: Any) -> None:
         """Raise CapabilityError that names all that is missing."""
         if missing := list(obstacles(ort)):
             raise CapabilityError(f"CUDA cannot be used here: {'; '.join(missing)}. To install: {COMMAND}")

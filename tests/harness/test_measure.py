@@ -16,7 +16,11 @@ from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds, Outputs
 
+ALL = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+"""CPUs before any test ran: a test that compared with the moment before it would not see what an earlier one left."""
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
+
+TINY = '<ir_version: 10, opset_import: ["" : 20]> g (float[1] x) => (float[1] y) { y = Relu (x) }'
 
 
 def chain(products: int) -> ir.Model:
@@ -63,18 +67,18 @@ def test_four_times_the_work_takes_about_four_times_as_long(matrix: Feeds, rng: 
     assert 2.5 < ratio.value < 5
 
 
-def test_time_is_per_call_in_nanoseconds(cnn: ir.Model, one_digit: Feeds, rng: np.random.Generator) -> None:
-    """A call below the sample length is repeated; its time is still that of one call."""
-    with OrtCpuRunner(cnn) as runner:
-        [samples] = latency({"cnn": runner}, one_digit, rounds=40, rng=rng).values()
+def test_time_is_per_call_in_nanoseconds(rng: np.random.Generator) -> None:
+    """A call of a few microseconds is repeated dozens of times a sample; its time is still that of one call."""
+    feeds = {"x": np.ones(1, np.float32)}
+    with OrtCpuRunner(ir.from_onnx_text(TINY)) as runner:
+        [samples] = latency({"tiny": runner}, feeds, rounds=40, rng=rng).values()
         start = time.perf_counter_ns()
         for _ in range(500):
-            runner.infer(one_digit)
+            runner.infer(feeds)
         mean = (time.perf_counter_ns() - start) / 500
     assert samples.dtype == np.int64
     assert len(samples) == 40
-    assert np.median(samples) < 3 * mean  # a sample that were a sum of calls would be several times as long
-    assert mean < 20 * np.median(samples)
+    assert mean / 5 < np.median(samples) < 5 * mean  # a factor of 5 for a busy machine, far from the repeats
 
 
 def test_rounds_interleave_in_changing_order(matrix: Feeds, rng: np.random.Generator) -> None:
@@ -87,15 +91,13 @@ def test_rounds_interleave_in_changing_order(matrix: Feeds, rng: np.random.Gener
 
 @needs_affinity
 def test_one_cpu_while_measuring_and_all_after(matrix: Feeds, rng: np.random.Generator) -> None:
-    before = os.sched_getaffinity(0)
-    assert {cpus for _, cpus, _ in watched(1, matrix, rng)} == {frozenset({max(before)})}
-    assert os.sched_getaffinity(0) == before
+    assert {cpus for _, cpus, _ in watched(1, matrix, rng)} == {frozenset({max(ALL)})}
+    assert os.sched_getaffinity(0) == ALL
 
 
 @needs_affinity
 def test_several_threads_are_not_pinned(matrix: Feeds, rng: np.random.Generator) -> None:
-    before = os.sched_getaffinity(0)
-    assert {cpus for _, cpus, _ in watched(2, matrix, rng)} == {frozenset(before)}
+    assert {cpus for _, cpus, _ in watched(2, matrix, rng)} == {frozenset(ALL)}
 
 
 def test_no_garbage_collection_while_measuring(matrix: Feeds, rng: np.random.Generator) -> None:
@@ -109,10 +111,9 @@ def test_settings_come_back_after_a_failure(rng: np.random.Generator) -> None:
     text = """<ir_version: 10, opset_import: ["" : 20]> g (float[a, 2] x, float[2, b] y) => (float[a, b] z) {
      t = Transpose (x)
      z = MatMul (t, y) }"""
-    before = os.sched_getaffinity(0)
     with OrtCpuRunner(ir.from_onnx_text(text)) as runner, pytest.raises(ModelError, match="failed while running"):
         latency({"a": runner}, {"x": np.ones((3, 2), np.float32), "y": np.ones((2, 5), np.float32)}, rounds=2, rng=rng)
-    assert os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == ALL
     assert gc.isenabled()
 
 
