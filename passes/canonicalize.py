@@ -1,7 +1,7 @@
 """Bring a graph into one form: no functions, no constants to compute, no dead or repeated nodes, unique names.
 
-Everything but the elimination of Identity nodes is a pass of onnx_ir or a rule of onnxscript. Results stay equal up to
-the order of FP32 sums. BatchNormalization is left alone: ``fold-batch-norm`` folds it and reports where.
+Everything but the elimination of Identity nodes and of neutral arithmetic is a pass of onnx_ir or a rule of onnxscript.
+Results stay equal up to the order of FP32 sums. BatchNormalization is left alone: ``fold-batch-norm`` folds it and reports where.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from dlc.passes.base import Pass, Rewritten, Site
+from dlc.passes.neutral import drop_neutral
 from dlc.pipeline import digest
 
 ROUNDS = 8
@@ -66,6 +67,8 @@ class Canonicalize(Pass):
             common.DeduplicateInitializersPass(),
             common.CommonSubexpressionEliminationPass(),
         )(model)
+        for graph in model.graphs():
+            drop_neutral(graph)
         _name_copies(model.graph, before, promised)
         sites = [s for graph in model.graphs() for s in _eliminate_identities(graph)]
         ir.passes.Sequential(
@@ -165,12 +168,11 @@ def _bypass(graph: ir.Graph, node: ir.Node, x: ir.Value, y: ir.Value) -> None:
 
 
 def _rules() -> ir.passes.InPlacePass:
-    """Rules that onnxscript itself applies by default, but those that fold BatchNormalization."""
+    """Rules that onnxscript applies by default, but those that fold BatchNormalization or take nearly 0 for 0."""
     from onnxscript.rewriter import RewritePass
     from onnxscript.rewriter.rules import common as rules
 
     chosen: ir.passes.InPlacePass = RewritePass([
-        *rules.mul_by_1_rule.commute(), rules.div_by_1_rule, rules.sub_0_rule, *rules.add_0_rule.commute(),
         rules.dropout_zero_rule, rules.dropout_inference_rule,
         rules.two_reshapes_matmul_reshape_rule, rules.one_reshape_matmul_reshape_rule,
         rules.cast_constant_of_shape_rule, rules.cast_constant_of_shape_without_value_rule,

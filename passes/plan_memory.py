@@ -28,8 +28,9 @@ RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """Operators whose output is their first input's bytes."""
 
 NOTE = (
-    "planned for the nodes of the file in file order, activations only: graph inputs, weights and what is computed from "
-    "them alone, graph outputs and what an operator uses inside are not in the arena; a runtime that fuses nodes when it loads the model needs others"
+    "planned for the nodes of the file in file order, activations only: graph inputs, weights and what is computed "
+    "from them alone, graph outputs and what an operator uses inside are not in the arena; a runtime that fuses nodes "
+    "when it loads the model needs others"
 )
 
 Trace = Callable[[ir.Model, Sequence[str], Mapping[str, int]], Mapping[str, Shape]]
