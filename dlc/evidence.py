@@ -128,7 +128,7 @@ def _score(
         )  # fmt: skip
     progress.stage("measure agreement")
     unlabelled = replace(recipe.calibration, targets=None) if recipe.calibration else seeded(exported)
-    return evaluate(runners, unlabelled, reference=REFERENCE, progress=progress)
+    return evaluate(runners, unlabelled, reference=REFERENCE, metric=recipe.metric, progress=progress)
 
 
 def seeded(exported: Exported) -> Dataset:

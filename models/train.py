@@ -65,10 +65,10 @@ def train(name: str, *, seed: int = 0, progress: Callable[[int, int], None] | No
 
 def save(name: str, weights: Mapping[str, Array], folder: Path = WEIGHTS) -> Path:
     """Write weights where the recipe reads them, or into another folder."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save as serialize
 
     path = folder / f"{name}.safetensors"
-    save_file(dict(weights), path)
+    path.write_bytes(serialize(dict(weights)))
     return path
 
 

@@ -1,7 +1,8 @@
 """Bring a graph into one form: no functions, no constants to compute, no dead or repeated nodes, unique names.
 
-Everything but the elimination of Identity nodes and of neutral arithmetic is a pass of onnx_ir or a rule of onnxscript.
-Results stay equal up to the order of FP32 sums. BatchNormalization is left alone: ``fold-batch-norm`` folds it and reports where.
+Identity and neutral arithmetic are eliminated here; all else is a pass of onnx_ir or a rule of onnxscript.
+Results stay equal up to the order of FP32 sums. BatchNormalization is left alone: ``fold-batch-norm`` folds it and
+reports where.
 """
 
 from __future__ import annotations

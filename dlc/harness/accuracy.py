@@ -21,13 +21,15 @@ class Metric:
     """A task metric that can be resampled example by example; higher is better.
 
     ``rows`` turns predictions [n, ...] and targets [n, ...] into values per example, [n, k]. ``statistic`` turns any
-    selection of those rows into the metric.
+    selection of those rows into the metric. ``classes``: the first output scores classes, so that agreement with the
+    reference counts equal choices.
     """
 
     name: str
     unit: str
     rows: Callable[[Array, Array], Floats]
     statistic: Callable[[Floats], float]
+    classes: bool = False
 
 
 Prediction = Callable[[Feeds, Outputs], Array]
@@ -58,7 +60,8 @@ def evaluate(
     """
     targets = dataset.targets() if metric and dataset.targets else None
     predict = None if targets is None else prediction or _first_output
-    tracks = {name: _Track() for name in runners}
+    classes = metric is not None and metric.classes
+    tracks = {name: _Track(AgreementMeter(classes=classes)) for name in runners}
     for index, feeds in enumerate(dataset.batches()):
         expected = _reference_outputs(runners[reference], feeds, index)
         for name, runner in runners.items():
@@ -86,7 +89,7 @@ def evaluate(
 class _Track:
     """What is kept of one model while the data streams by."""
 
-    meter: AgreementMeter = field(default_factory=AgreementMeter)
+    meter: AgreementMeter
     predictions: list[Array] = field(default_factory=list)
     fault: str | None = None
 
@@ -206,6 +209,6 @@ def _spearman(rows: Floats) -> float:
 
 
 METRICS = {
-    "top1": Metric("top1", "%", _hits, _percent),
+    "top1": Metric("top1", "%", _hits, _percent, classes=True),
     "spearman": Metric("spearman", "/100", _pairs, _spearman),
 }

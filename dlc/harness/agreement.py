@@ -33,8 +33,12 @@ class _Sums:
 
 @dataclass
 class AgreementMeter:
-    """Streaming agreement. With several outputs, cosine and SQNR are those of the output that fares worst."""
+    """Streaming agreement. With several outputs, cosine and SQNR are those of the output that fares worst.
 
+    ``classes``: the first output, [n, classes], holds scores; equal choices are counted.
+    """
+
+    classes: bool = False
     examples: int = 0
     batches: int = 0
     _equal: int = 0
@@ -47,7 +51,7 @@ class AgreementMeter:
         self.batches += 1
         for index, (name, b) in enumerate(expected.items()):
             a = outputs[name]
-            if index == 0 and b.ndim == 2 and b.shape[1] > 1:
+            if self.classes and index == 0 and b.ndim == 2 and b.shape[1] > 1:
                 self._scored += len(b)
                 self._equal += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
             self._add_one(self._sums.setdefault(name, _Sums()), a, b, batch)

@@ -13,7 +13,7 @@ from dlc.types import Array
 
 def agreement(*pairs: tuple[Array, Array]) -> Agreement:
     """Agreement of one output over batches of (candidate, reference)."""
-    meter = AgreementMeter()
+    meter = AgreementMeter(classes=True)
     for a, b in pairs:
         meter.add({"y": a}, {"y": b}, batch=len(b))
     return meter.result()
@@ -61,7 +61,7 @@ def test_zero_rows() -> None:
 
 def test_the_worst_output_counts(rng: np.random.Generator) -> None:
     b = rng.standard_normal((5, 8))
-    meter = AgreementMeter()
+    meter = AgreementMeter(classes=True)
     meter.add({"good": b, "bad": -b}, {"good": b, "bad": b}, batch=5)
     result = meter.result()
     assert result.cosine == pytest.approx(-1.0, rel=8 * 2.3e-16)
@@ -69,13 +69,21 @@ def test_the_worst_output_counts(rng: np.random.Generator) -> None:
 
 
 def test_an_output_without_a_batch_axis_is_one_row() -> None:
-    meter = AgreementMeter()
+    meter = AgreementMeter(classes=True)
     meter.add({"y": np.array([1.0, 0.0])}, {"y": np.array([1.0, 1.0])}, batch=7)
     assert meter.result().cosine == pytest.approx(np.sqrt(0.5), rel=4 * 2.3e-16)
 
 
 def test_classes_of_a_later_output_are_not_scores() -> None:
-    meter = AgreementMeter()
+    meter = AgreementMeter(classes=True)
     outputs = {"first": np.ones((4, 2, 2)), "second": np.eye(4)}
     meter.add(outputs, outputs, batch=4)
+    assert meter.result().argmax is None
+
+
+def test_embeddings_have_no_classes(rng: np.random.Generator) -> None:
+    """Vectors [n, width] look like scores; only the metric knows that they are none."""
+    vectors = rng.normal(size=(4, 8))
+    meter = AgreementMeter()
+    meter.add({"y": vectors}, {"y": vectors}, batch=4)
     assert meter.result().argmax is None
