@@ -13,7 +13,6 @@ import onnx_ir as ir
 from dlc.artifact import MANIFEST, Artifact, seal, staging
 from dlc.costs import Costs
 from dlc.errors import PassError, UserError
-from dlc.evidence import BASELINE, Subject, gather
 from dlc.export import Exported, export
 from dlc.feeds import distinct_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface
@@ -21,14 +20,15 @@ from dlc.passes.base import clone
 from dlc.pipeline import Evaluate
 from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
-from dlc.record import check_data, to_manifest
 from dlc.report.write import write_reports
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
-from dlc.shipping import add_golden, add_plan, ship
+from dlc.stages.evidence import BASELINE, Subject, gather
+from dlc.stages.record import check_data, to_manifest
+from dlc.stages.shipping import add_golden, add_plan, ship
+from dlc.stages.variants import Build, build, rewrite
 from dlc.target import Target
 from dlc.types import Feeds, Outputs
-from dlc.variants import Build, build, rewrite
 
 SILENT = Silent()
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from dlc import __version__
-from dlc.datasets import VARIABLE, data_root
 from dlc.errors import DlcError
 from dlc.lookup import load
+from dlc.models.datasets import VARIABLE, data_root
 from dlc.runtimes import RUNTIMES
 from dlc.target import Target, detect
 from dlc.versions import TABLE

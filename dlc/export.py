@@ -12,17 +12,17 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from dlc import onnx_files, opsets, parity
 from dlc.errors import ExportError, RecipeError
 from dlc.feeds import Declared, seeded_feeds
 from dlc.interface import Interface
 from dlc.passes.canonicalize import Canonicalize, free_name
 from dlc.recipe import Dim, Input, Recipe, suggest
+from dlc.sources import onnx_files, opsets, parity
 
 if TYPE_CHECKING:
     import torch
 
-    from dlc.torch_export import Traced
+    from dlc.sources.torch_export import Traced
 
 __all__ = ["Exported", "export", "seeded_feeds"]
 
@@ -53,10 +53,10 @@ def export(recipe: Recipe, *, opset: int, ir_version: int, seed: int = 0) -> Exp
     if isinstance(recipe.source, Path) and recipe.source.suffix != ".pt2":
         return _from_onnx(recipe, recipe.source, opset, ir_version, rng)
     if isinstance(recipe.source, Path):
-        from dlc.pt2 import from_pt2
+        from dlc.sources.pt2 import from_pt2
 
         return _from_torch(from_pt2(recipe, recipe.source, opset), "pt2", opset, ir_version, rng)
-    from dlc.torch_export import from_module
+    from dlc.sources.torch_export import from_module
 
     return _from_torch(from_module(recipe, opset, rng), "module", opset, ir_version, rng)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from dlc import onnx_files
 from dlc.errors import UserError
 from dlc.interface import Interface
 from dlc.lookup import load
@@ -19,6 +18,7 @@ from dlc.passes import PASSES
 from dlc.passes.base import Pass, Rewritten, Site, clone
 from dlc.passes.concrete_shapes import infer_shapes
 from dlc.recipe import suggest
+from dlc.sources import onnx_files
 from dlc.types import Bytes
 from dlc.versions import TABLE
 

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dlc.datasets import VARIABLE, data_root
 from dlc.errors import CapabilityError, DataError
+from dlc.models.datasets import VARIABLE, data_root
 from dlc.recipe import Dataset, Dim, Input, Recipe
 from dlc.types import Array, Feeds
 

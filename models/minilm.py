@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dlc.datasets import data_root
 from dlc.errors import CapabilityError
 from dlc.harness.accuracy import METRICS
 from dlc.models import stsb
+from dlc.models.datasets import data_root
 from dlc.recipe import Dataset, Dim, Input, Recipe
 from dlc.types import Array, Feeds, Outputs
 

@@ -43,8 +43,8 @@ def command(
     from dlc.costs import default_cache
     from dlc.harness.judge import overall
     from dlc.recipe import Precision
-    from dlc.recipe_files import load_recipe
     from dlc.report.table import verdict_rows
+    from dlc.sources.recipe_files import load_recipe
 
     recipe = load_recipe(source, recipe_file)
     target = targets.load(target_file) if target_file else targets.detect(cast("targets.Provider", provider), threads)

@@ -10,10 +10,10 @@ import onnx_ir as ir
 import pytest
 
 from dlc import pipeline
-from dlc.datasets import data_root
 from dlc.errors import CapabilityError, DataError
 from dlc.export import export
 from dlc.models import minilm, stsb
+from dlc.models.datasets import data_root
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu

@@ -14,9 +14,9 @@ import pytest
 from dlc import pipeline
 from dlc.errors import DlcError, ModelError, Unsupported
 from dlc.export import export
-from dlc.onnx_files import data_files, digest, read
 from dlc.passes.canonicalize import Canonicalize
 from dlc.recipe import Recipe
+from dlc.sources.onnx_files import data_files, digest, read
 from tests.passes.texts import HEADER, graph
 
 BODY = "g (float[n, 2] x) => (float[n, 2] y) <float[2] w = {1, 2}> { y = Mul(x, w) }"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from dlc.errors import ExportError, ModelError, RecipeError, Unsupported
 from dlc.feeds import Declared, input_like
-from dlc.onnx_files import check_file
 from dlc.recipe import Dim, Input, Recipe, suggest
 from dlc.runtimes.eager import import_torch
-from dlc.torch_export import Traced, first_line, output_names, quiet, to_onnx
+from dlc.sources.onnx_files import check_file
+from dlc.sources.torch_export import Traced, first_line, output_names, quiet, to_onnx
 
 if TYPE_CHECKING:
     import torch

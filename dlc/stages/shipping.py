@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 from dlc import memory_plan
 from dlc.artifact import MEMORY, MODEL, SESSION, write_golden, write_model
-from dlc.evidence import Subject
 from dlc.manifest import GoldenTolerance
 from dlc.passes.plan_memory import plan
 from dlc.recipe import Precision
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.evidence import Subject
 from dlc.tolerance import reassociation
 from dlc.types import Feeds
 

@@ -21,7 +21,7 @@ from dlc.feeds import Declared, distinct_sizes, seeded_feeds
 from dlc.interface import Interface, TensorType
 from dlc.recipe import Dim, Recipe
 from dlc.runtimes.eager import EagerRunner, import_torch, takes_keywords
-from dlc.torch_errors import explain
+from dlc.sources.torch_errors import explain
 from dlc.types import Feeds
 from dlc.versions import EXPORT_OPSET
 

@@ -2,7 +2,7 @@
 
 * a name of the zoo: ``digits-cnn``
 * ``recipe.py``: its module-level ``recipe``, a Recipe or a function without arguments that returns one
-* ``recipe.toml``: see ``dlc.recipe_toml``
+* ``recipe.toml``: see ``dlc.sources.recipe_toml``
 * ``model.onnx``, ``model.pt2``
 * ``package.module:factory``: called without arguments; returns a Recipe, or ``(module, example_inputs)``, or a module
   whose inputs a TOML recipe declares. Examples are a tuple, in the order of ``forward``, or a dict by name; their
@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 
 from dlc import recipe as declarations
-from dlc import recipe_toml
 from dlc.errors import DlcError, RecipeError
 from dlc.feeds import input_like
 from dlc.lookup import load as look_up
 from dlc.models import ZOO
 from dlc.recipe import Dataset, Dim, Gates, Input, Recipe, Unchecked, suggest
+from dlc.sources import recipe_toml
 
 KINDS = "a zoo name, recipe.py, recipe.toml, model.onnx, model.pt2 or package.module:factory"
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

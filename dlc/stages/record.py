@@ -11,17 +11,17 @@ import msgspec
 from dlc import __version__, manifest
 from dlc.data import DataSummary, inspect, leaked
 from dlc.errors import DataError
-from dlc.evidence import BASELINE, Evidence, Measured
 from dlc.export import Exported
 from dlc.harness.judge import judge
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import weight_bytes
 from dlc.recipe import Dataset, Recipe
-from dlc.shipping import golden_tolerance
+from dlc.stages.evidence import BASELINE, Evidence, Measured
+from dlc.stages.shipping import golden_tolerance
+from dlc.stages.variants import Build, pass_entry
 from dlc.target import Target
 from dlc.types import Bytes
-from dlc.variants import Build, pass_entry
 
 TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "torch")
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dlc.datasets import data_root
 from dlc.errors import DataError
+from dlc.models.datasets import data_root
 
 
 def test_unset_means_no_data(monkeypatch: pytest.MonkeyPatch) -> None:

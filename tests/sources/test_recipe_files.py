@@ -15,7 +15,7 @@ from dlc.harness.accuracy import METRICS
 from dlc.interface import Interface
 from dlc.models import ZOO
 from dlc.recipe import Dim, Gates, Input
-from dlc.recipe_files import load_recipe
+from dlc.sources.recipe_files import load_recipe
 
 PYTHON = """
 import torch
