@@ -27,7 +27,7 @@ from dlc.lookup import load
 from dlc.manifest import Estimate
 from dlc.runtimes import RUNTIMES
 from dlc.runtimes.session import SessionConfig
-from dlc.target import Target
+from dlc.target import Target, detect
 from dlc.types import Feeds
 
 ROUNDS = 120
@@ -59,7 +59,8 @@ class Costs:
         return measured
 
     def _key(self, before: ir.Model, after: ir.Model) -> str:
-        seen = hashlib.sha256(self.target.fingerprint.encode() + msgspec.json.encode(self.config))
+        here = detect(self.target.provider, self.target.threads)  # measured here, whatever the target is
+        seen = hashlib.sha256(here.fingerprint.encode() + msgspec.json.encode(self.config))
         for model in (before, after):
             seen.update("\n".join(canonical_text(model)).encode())
         seen.update(str(sorted(sizes_of(Interface.of(before), self.feeds).items())).encode())

@@ -48,7 +48,7 @@ def recipe() -> Recipe:
         source=module,
         inputs={"image": Input("float32", ("batch", 1, 8, 8), low=0.0, high=1.0)},
         outputs=("scores",),
-        dims={"batch": Dim(1, 64, typical=1)},
+        dims={"batch": Dim(1, 64, typical=16)},
         calibration=digits.calibration(),
         evaluation=digits.evaluation(),
         metric=METRICS["top1"],

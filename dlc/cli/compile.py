@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import click
 
 from dlc.cli.common import Format, common, print_json, print_table, progress
+
+if TYPE_CHECKING:
+    from dlc.manifest import Manifest
+
+LEGEND = (
+    "[low, high]: 95 % intervals. Latency and size are against the exported FP32 graph on stock ONNX Runtime, in the\n"
+    "same run. Agreement: the same class as FP32, or the cosine of outputs. Peak memory: a process that runs only this."
+)
 
 
 @click.command(short_help="Export, rewrite, quantize, measure and judge a model; write its artifact.")
@@ -59,7 +67,8 @@ def command(
     if form == "json":
         print_json(record)
     else:
-        print_table(*verdict_rows(record), title=f"{record.name} on {target.runtime}, {target.threads} thread(s)")
+        print_table(*verdict_rows(record), title=_title(record))
+        click.echo(LEGEND)
         for warning in record.warnings:
             click.echo(f"warning: {warning}")
         for variant in record.variants:
@@ -72,3 +81,10 @@ def command(
         return compiled.bugs[0].exit_code
     missing = variants is not None and any(v.verdict.status == "not built" for v in record.variants)
     return 1 if missing else overall(record.variants)
+
+
+def _title(record: Manifest) -> str:
+    threads = record.target.threads
+    where = ", ".join(f"{name}={typical}" for name, (_, _, typical) in record.dims.items())
+    words = [f"{record.name} on {record.target.runtime}", f"{threads} thread{'s' if threads > 1 else ''}", where]
+    return ", ".join(filter(None, words))

@@ -20,7 +20,7 @@ from dlc.recipe import Dataset, Recipe
 from dlc.stages.evidence import BASELINE, Evidence, Measured
 from dlc.stages.shipping import golden_tolerance
 from dlc.stages.variants import Build, pass_entry
-from dlc.target import Target
+from dlc.target import Target, detect
 from dlc.types import Bytes
 
 TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "torch")
@@ -57,6 +57,8 @@ def to_manifest(
     interface = Interface.of(exported.model)
     sizes = {name: dim.typical for name, dim in exported.dims.items()}
     warnings = (*recipe.notes, *exported.notes)
+    if target.fingerprint != detect(target.provider, target.threads).fingerprint:
+        warnings += ("compiled for another target: latency, memory and the choice of rewrites were measured here",)
     if data.leaked:
         warnings += (f"{data.leaked} calibration examples are also evaluation examples",)
     baseline = evidence.of[BASELINE]

@@ -24,6 +24,11 @@ class Ran:
     out: str
     err: str
 
+    @property
+    def judged(self) -> bool:
+        """Whether a compile came to its verdicts, whatever latency this machine measured meanwhile."""
+        return self.code in (0, 1, 5)
+
 
 Cli = Callable[..., Ran]
 

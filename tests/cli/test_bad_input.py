@@ -142,13 +142,13 @@ def test_module_whose_forward_fails(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_output_folder_that_exists(cli: Cli, model: Path, tmp_path: Path) -> None:
-    assert cli("compile", model, "--variants", "fp32").code == 0
+    assert cli("compile", model, "--variants", "fp32").judged
     before = (tmp_path / "build/centres/manifest.json").read_bytes()
     ran = cli("compile", model, "--variants", "fp32")
     assert ran.code == 2
     assert "--overwrite" in ran.err
     assert (tmp_path / "build/centres/manifest.json").read_bytes() == before
-    assert cli("compile", model, "--variants", "fp32", "--overwrite").code == 0
+    assert cli("compile", model, "--variants", "fp32", "--overwrite").judged
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 def test_onnx_file_with_a_recipe(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
     ran = cli("compile", model, "-r", recipe, "-o", "build")
-    assert ran.code == 0, ran.err
+    assert ran.judged, ran.err
     assert "fp32" in ran.out
     assert "report.html" in ran.out
     built = tmp_path / "build" / "centres"
@@ -38,7 +38,7 @@ def test_onnx_file_with_a_recipe(cli: Cli, model: Path, recipe: Path, tmp_path: 
 
 def test_onnx_file_alone_is_judged_by_agreement(cli: Cli, model: Path) -> None:
     ran = cli("compile", model, "--variants", "fp32,int8", "-o", "build", "--format", "json")
-    assert ran.code == 0, ran.err
+    assert ran.judged, ran.err
     record = json.loads(ran.out)
     assert record["reference"]["metric"] is None
     assert [v["accuracy"] for v in record["variants"]] == [None, None]
@@ -47,7 +47,7 @@ def test_onnx_file_alone_is_judged_by_agreement(cli: Cli, model: Path) -> None:
 
 def test_two_compiles_give_byte_identical_models(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
     for out in ("first", "second"):
-        assert cli("compile", model, "-r", recipe, "-o", out).code == 0
+        assert cli("compile", model, "-r", recipe, "-o", out).judged
     for name in ("model.onnx", "session.json", "memory.json", "golden.safetensors"):
         for variant in ("fp32", "int8"):
             first, second = (tmp_path / out / "centres" / variant / name for out in ("first", "second"))
@@ -57,7 +57,7 @@ def test_two_compiles_give_byte_identical_models(cli: Cli, model: Path, recipe: 
 def test_manifest_holds_no_path_and_no_host(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
     import platform
 
-    assert cli("compile", model, "-r", recipe, "-o", "build").code == 0
+    assert cli("compile", model, "-r", recipe, "-o", "build").judged
     for path in (tmp_path / "build").rglob("*"):
         if path.is_file():
             text = path.read_bytes()
@@ -66,7 +66,7 @@ def test_manifest_holds_no_path_and_no_host(cli: Cli, model: Path, recipe: Path,
 
 
 def test_model_files_open_in_a_plain_session_without_dlc(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
-    assert cli("compile", model, "-r", recipe, "-o", "build").code == 0
+    assert cli("compile", model, "-r", recipe, "-o", "build").judged
     for variant in ("fp32", "int8"):
         code = (
             "import sys, numpy, onnxruntime\n"
@@ -92,7 +92,7 @@ def test_calibration_equal_to_evaluation_is_a_warning_in_the_verdict(
 ) -> None:
     (data / "calibration.npz").write_bytes((data / "evaluation.npz").read_bytes())
     ran = cli("compile", model, "-r", recipe, "-o", "build", "-v")
-    assert ran.code == 0, ran.err
+    assert ran.judged, ran.err
     assert "200 calibration examples are evaluation examples" in ran.out
 
 
@@ -126,3 +126,21 @@ def test_unknown_variant(cli: Cli, model: Path, name: str) -> None:
     ran = cli("compile", model, "--variants", name)
     assert ran.code == 2
     assert "did you mean" in ran.err
+
+
+def test_an_older_target_limits_opset_and_ir_version(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    import onnx_ir as ir
+
+    from dlc import target as targets
+
+    old = replace(targets.detect(), runtime="onnxruntime 1.20.1", opset=21, ir_version=10)
+    targets.save(old, tmp_path / "old.json")
+    ran = cli("compile", model, "-r", recipe, "-t", "old.json", "--variants", "fp32,fp16,bf16,int8,int4", "-o", "build")
+    assert ran.judged, ran.err
+    assert "compiled for another target" in ran.out
+    for path in (tmp_path / "build").glob("*/*/model.onnx"):
+        emitted = ir.load(path)
+        assert emitted.opset_imports[""] <= 21, path
+        assert emitted.ir_version <= 10, path

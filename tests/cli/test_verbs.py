@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 @pytest.fixture
 def artifact(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> Path:
-    assert cli("compile", model, "-r", recipe, "-o", "build").code == 0
+    assert cli("compile", model, "-r", recipe, "-o", "build").judged
     return tmp_path / "build" / "centres"
 
 
