@@ -71,7 +71,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         progress.stage("rewrite and build", 1 + len(precisions))
         equal = _evaluator(costs) if options.check_each_pass else None
         base = rewrite(exported.model, costs, evaluate=equal)
-        builds = [build(p, base, recipe, target, evaluate=equal) for p in track(progress, precisions)]
+        builds = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
 
         subjects = [ship(folder, b.precision, b.model, costs.config) for b in builds if b.model is not None]
         evidence = gather(
@@ -85,7 +85,8 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)
-    return Compiled(Artifact.load(out / recipe.name), tuple(b.bug for b in builds if b.bug))
+    bugs = dict.fromkeys(b.bug for b in (base, *builds) if b.bug)
+    return Compiled(Artifact.load(out / recipe.name), tuple(bugs))
 
 
 def _precisions(recipe: Recipe, options: Options) -> tuple[Precision, ...]:

@@ -58,6 +58,11 @@ class Costs:
         self._write(key, measured)
         return measured
 
+    def run(self, model: ir.Model) -> None:
+        """Run a model once; ModelError if it cannot be loaded or run."""
+        with load(RUNTIMES[self.target.provider])(model, self.config) as runner:
+            runner.run(self.feeds)
+
     def _key(self, before: ir.Model, after: ir.Model) -> str:
         here = detect(self.target.provider, self.target.threads)  # measured here, whatever the target is
         seen = hashlib.sha256(here.fingerprint.encode() + msgspec.json.encode(self.config))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from dlc import manifest, pipeline
 from dlc.calibrate import calibrate
 from dlc.costs import Costs, decide
-from dlc.errors import CapabilityError, PassError, Unsupported, UserError
+from dlc.errors import CapabilityError, ModelError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.cast_fp16 import CastFp16
@@ -26,6 +26,7 @@ from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.target import Target
+from dlc.types import Bytes
 
 
 def rewrites(target: Target) -> tuple[Pass, ...]:
@@ -50,54 +51,63 @@ class Build:
 
 def rewrite(model: ir.Model, costs: Costs, *, evaluate: Evaluate | None = None) -> Build:
     """Canonicalise, then try each rewrite on a copy and keep what the target says is worth keeping."""
-    records = pipeline.run(model, [Canonicalize()], evaluate=evaluate)
-    choices: list[manifest.Choice] = []
+    done = Build("fp32", model, tuple(pipeline.run(model, [Canonicalize()], evaluate=evaluate)))
     for each in rewrites(costs.target):
-        candidate = clone(model)
+        done = _try(each, done, costs, evaluate)
+    return done
+
+
+def _try(each: Pass, done: Build, costs: Costs, evaluate: Evaluate | None) -> Build:
+    """Run one rewrite on a copy; a rewrite that is broken or cannot be measured is left out, and the rest goes on."""
+    assert done.model is not None
+    candidate = clone(done.model)
+    try:
         [record] = pipeline.run(candidate, [each], evaluate=evaluate)
-        if record.modified:
-            ratio = costs.ratio(model, candidate)
-            kept, reason = decide(ratio, fewer_nodes=record.nodes_after < record.nodes_before)
-            choices.append(manifest.Choice(rewrite=each.name, kept=kept, ratio=ratio, reason=reason))
-            if kept:
-                model = candidate
-            else:
-                record = _rolled_back(record, f"{ratio.value:.2f}x: {reason}")
-        records.append(record)
-    return Build("fp32", model, tuple(records), tuple(choices))
+        if not record.modified:
+            return replace(done, records=(*done.records, record))
+        ratio = costs.ratio(done.model, candidate)
+    except PassError as error:
+        return replace(done, bug=error)
+    except ModelError as error:
+        return replace(done, records=(*done.records, _rolled_back(record, f"cannot be measured: {error}")))
+    kept, reason = decide(ratio, fewer_nodes=record.nodes_after < record.nodes_before)
+    choice = manifest.Choice(rewrite=each.name, kept=kept, ratio=ratio, reason=reason)
+    return replace(
+        done,
+        model=candidate if kept else done.model,
+        records=(*done.records, record if kept else _rolled_back(record, f"{ratio.value:.2f}x: {reason}")),
+        choices=(*done.choices, choice),
+    )
 
 
 def build(
-    precision: Precision,
-    base: Build,
-    recipe: Recipe,
-    target: Target,
-    *,
-    evaluate: Evaluate | None = None,
+    precision: Precision, base: Build, recipe: Recipe, costs: Costs, *, evaluate: Evaluate | None = None
 ) -> Build:
-    """Build one precision from the rewritten FP32 graph; what cannot be built says why."""
-    if base.model is None:
+    """Build one precision from the rewritten FP32 graph, and run it once; what cannot be built says why."""
+    if base.model is None or precision == "fp32":
         return replace(base, precision=precision)
-    if precision == "fp32":
-        return base
     model = clone(base.model)
-    weights = weight_bytes(model)
     try:
-        records = pipeline.run(model, PASSES_OF[precision](model, recipe, target), evaluate=evaluate)
+        passes = PASSES_OF[precision](model, recipe, costs.target)
+        records = pipeline.run(model, passes, evaluate=evaluate)
+        if not any(s.applied for s in records[-1].sites):
+            raise Unsupported("nothing was converted: " + _why(records[-1].sites))
+        costs.run(model)
     except PassError as error:
         return Build(precision, None, reason=str(error), bug=error)
     except (UserError, CapabilityError) as error:
         return Build(precision, None, reason=str(error))
-    sites = records[-1].sites
-    if not any(s.applied for s in sites):
-        return Build(precision, None, reason="nothing was converted: " + _why(sites))
-    quantized = manifest.Quantized(
+    quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
+    return Build(precision, model, (*base.records, *records), base.choices, quantized, NOTES.get(precision, ()))
+
+
+def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Quantized:
+    return manifest.Quantized(
         converted=dict(sorted(Counter(s.op for s in sites if s.applied).items())),
         left=tuple(site_record(s) for s in sites if not s.applied),
-        weight_bytes_before=weights,
-        weight_bytes_after=weight_bytes(model),
+        weight_bytes_before=before,
+        weight_bytes_after=after,
     )
-    return Build(precision, model, base.records + tuple(records), base.choices, quantized, NOTES.get(precision, ()))
 
 
 def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
@@ -107,7 +117,7 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
         return [QuantizeDynamic(reduce_range=reduce_range)]
     if recipe.calibration is None:
         raise Unsupported(
-            "static int8 needs calibration data: give the recipe a calibration set, or pass --calibration"
+            "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
     ranges = calibrate(model, recipe.calibration.batches(), tensors_to_calibrate(model), threads=target.threads)
     return [QuantizeStatic(ranges=ranges, reduce_range=reduce_range)]
