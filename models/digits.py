@@ -5,15 +5,20 @@ The scans are the test part of E. Alpaydin and C. Kaynak, "Optical Recognition o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dlc.errors import CapabilityError
-from dlc.recipe import Dataset
+from dlc.harness.accuracy import METRICS
+from dlc.recipe import Dataset, Dim, Input, Recipe
 from dlc.types import Array, Feeds
+
+if TYPE_CHECKING:
+    import torch
 
 SEED = 20
 CALIBRATION = 192
@@ -51,6 +56,21 @@ def load() -> Split:
     out = np.zeros(len(labels), dtype=bool)
     out[by_label[::3]] = True
     return Split(Digits(images[~out], labels[~out]), Digits(images[out], labels[out]))
+
+
+def recipe(name: str, source: Callable[[], torch.nn.Module]) -> Recipe:
+    """Declare a network that reads digits."""
+    return Recipe(
+        name=name,
+        source=source,
+        inputs={"image": Input("float32", ("batch", 1, 8, 8), low=0.0, high=1.0)},
+        outputs=("scores",),
+        dims={"batch": Dim(1, 64, typical=16)},
+        calibration=calibration(),
+        evaluation=evaluation(),
+        metric=METRICS["top1"],
+        variants=("fp32", "fp16", "bf16", "int8", "int4"),
+    )
 
 
 def calibration() -> Dataset:

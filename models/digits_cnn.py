@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dlc.harness.accuracy import METRICS
 from dlc.models import digits, train
-from dlc.recipe import Dim, Input, Recipe
+from dlc.recipe import Recipe
 
 if TYPE_CHECKING:
     import torch
@@ -46,14 +45,4 @@ def module() -> torch.nn.Module:
 
 def recipe() -> Recipe:
     """What ``dlc compile digits-cnn`` compiles."""
-    return Recipe(
-        name=NAME,
-        source=module,
-        inputs={"image": Input("float32", ("batch", 1, 8, 8), low=0.0, high=1.0)},
-        outputs=("scores",),
-        dims={"batch": Dim(1, 64, typical=16)},
-        calibration=digits.calibration(),
-        evaluation=digits.evaluation(),
-        metric=METRICS["top1"],
-        variants=("fp32", "fp16", "bf16", "int8", "int4"),
-    )
+    return digits.recipe(NAME, module)
