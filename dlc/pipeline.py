@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dlc.errors import DlcError, PassError
+from dlc.errors import DlcError, ModelError, PassError
 from dlc.interface import Interface
 from dlc.passes.base import Pass, Rewritten, Site
 from dlc.tolerance import distance, reassociation
@@ -59,7 +59,7 @@ def run(
         except Exception as error:
             raise PassError(each.name, f"{_root(error)} (ran before: {_names(records)})") from error
         if evaluate and result.modified:
-            outputs = _same_numbers(each, model, outputs, evaluate(model))
+            outputs = _same_numbers(each, model, outputs, evaluate)
         del owners
         sites = result.sites if isinstance(result, Rewritten) else ()
         seconds = time.perf_counter() - start
@@ -134,7 +134,11 @@ def _check(each: Pass, model: ir.Model, result: ir.passes.PassResult, promised: 
     return after
 
 
-def _same_numbers(each: Pass, model: ir.Model, before: Outputs, after: Outputs) -> Outputs:
+def _same_numbers(each: Pass, model: ir.Model, before: Outputs, evaluate: Evaluate) -> Outputs:
+    try:
+        after = evaluate(model)
+    except ModelError as error:
+        raise PassError(each.name, f"left a model that does not run: {error}") from error
     apart, where = distance(after, before)
     if not each.changes_numbers and apart > (bound := reassociation(model)):
         raise PassError(each.name, f"changed output {where!r} by {apart:.3g} of its largest value; bound {bound:.3g}")

@@ -63,11 +63,12 @@ def _try(each: Pass, done: Build, costs: Costs, evaluate: Evaluate | None) -> Bu
     candidate = clone(done.model)
     try:
         [record] = pipeline.run(candidate, [each], evaluate=evaluate)
-        if not record.modified:
-            return replace(done, records=(*done.records, record))
-        ratio = costs.ratio(done.model, candidate)
     except PassError as error:
         return replace(done, bug=error)
+    if not record.modified:
+        return replace(done, records=(*done.records, record))
+    try:
+        ratio = costs.ratio(done.model, candidate)
     except ModelError as error:
         return replace(done, records=(*done.records, _rolled_back(record, f"cannot be measured: {error}")))
     kept, reason = decide(ratio, fewer_nodes=record.nodes_after < record.nodes_before)

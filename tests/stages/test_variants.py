@@ -13,10 +13,12 @@ from dlc.costs import Costs
 from dlc.errors import Unsupported
 from dlc.passes.base import Pass, Rewritten, Site, rewritten
 from dlc.recipe import Recipe
+from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.stages import variants
 from dlc.stages.variants import PASSES_OF, build, rewrite
 from dlc.target import Target, detect
+from dlc.types import Outputs
 from tests.cli.conftest import FEATURES, classifier
 
 RECIPE = Recipe(name="centres", source=classifier)  # type: ignore[arg-type]  # never exported here
@@ -137,3 +139,16 @@ def test_attention_follows_the_target(opset: int, most: int) -> None:
     target: Target = replace(detect(), opset=opset)
     [attention] = [p for p in variants.rewrites(target) if p.name == "fuse-attention"]
     assert attention.options["max_opset"] == most
+
+
+def test_checking_each_pass_names_the_one_that_left_a_model_that_does_not_run(
+    costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(model: ir.Model) -> Outputs:
+        with OrtCpuRunner(model, SessionConfig(graph_optimization="none")) as runner:
+            return runner.run(costs.feeds)
+
+    use(monkeypatch, Unrunnable())
+    done = rewrite(classifier(), costs, evaluate=evaluate)
+    assert done.model is not None
+    assert "unrunnable: left a model that does not run" in str(done.bug)
