@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -23,17 +24,16 @@ import onnx_ir as ir
 from dlc.errors import ArtifactError
 from dlc.manifest import SCHEMA, Manifest, VariantRecord
 from dlc.passes.base import weight_bytes
-from dlc.runtimes.session import SessionConfig
-from dlc.types import Bytes, Feeds, Outputs
+from dlc.runtimes.session import INLINE_LIMIT, SessionConfig
+from dlc.types import Array, Feeds, Outputs
 
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
 MODEL = "model.onnx"
 SESSION = "session.json"
+UNWRITABLE = (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC, errno.ENAMETOOLONG)
 GOLDEN = "golden.safetensors"
 MEMORY = "memory.json"
-INLINE_LIMIT: Bytes = 1 << 30
-"""Weights above this many bytes go to external data, which ONNX Runtime can map instead of copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +44,9 @@ class Artifact:
     manifest: Manifest
 
     @classmethod
-    def load(cls, path: Path) -> Artifact:
+    def load(cls, path: Path | str) -> Artifact:
         """Read an artifact's manifest; ArtifactError if the folder is none, or is of another schema."""
+        path = Path(path)
         if not path.exists():
             raise ArtifactError(f"{path} does not exist")
         file = path / MANIFEST
@@ -85,8 +86,8 @@ def read_session(folder: Path) -> SessionConfig:
 @contextlib.contextmanager
 def staging(destination: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield an empty folder that becomes ``destination`` if the block succeeds, and vanishes if it does not."""
-    _check_destination(destination, overwrite=overwrite)
-    with _os_errors(destination, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.ENOSPC):
+    with _os_errors(destination, *UNWRITABLE):
+        _check_destination(destination, overwrite=overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
     try:
@@ -94,6 +95,7 @@ def staging(destination: Path, *, overwrite: bool) -> Iterator[Path]:
         folder.mkdir()
         with _os_errors(destination, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             yield folder
+            _check_destination(destination, overwrite=overwrite)  # another compile may have finished meanwhile
             _swap(folder, destination, scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -107,7 +109,7 @@ def write_model(folder: Path, model: ir.Model) -> None:
 
 def write_golden(folder: Path, vectors: list[tuple[Feeds, Outputs]]) -> None:
     """Save inputs and outputs to replay; tensor names are ``<index>.input.<name>`` and ``<index>.output.<name>``."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     tensors = {
         f"{index}.{role}.{name}": array
@@ -115,45 +117,64 @@ def write_golden(folder: Path, vectors: list[tuple[Feeds, Outputs]]) -> None:
         for role, arrays in (("input", feeds), ("output", outputs))
         for name, array in arrays.items()
     }
-    save_file(tensors, folder / GOLDEN)
+    (folder / GOLDEN).write_bytes(save(tensors))
+
+
+def read_golden(folder: Path) -> list[tuple[dict[str, Array], Outputs]]:
+    """Read the inputs and outputs that ``write_golden`` saved."""
+    from safetensors.numpy import load_file
+
+    vectors: list[tuple[dict[str, Array], Outputs]] = []
+    for key, array in sorted(load_file(folder / GOLDEN).items(), key=lambda item: int(item[0].partition(".")[0])):
+        index, role, name = key.split(".", 2)
+        while len(vectors) <= int(index):
+            vectors.append(({}, {}))
+        vectors[int(index)][role == "output"][name] = array
+    return vectors
 
 
 def seal(folder: Path) -> None:
     """Write the checksums of every file; the last thing done to an artifact."""
-    (folder / CHECKSUMS).write_text(checksums(folder), encoding="utf-8", newline="\n")
+    (folder / CHECKSUMS).write_bytes(checksums(folder))
 
 
-def checksums(folder: Path) -> str:
+def checksums(folder: Path) -> bytes:
     """Return what ``SHA256SUMS`` must be, from the files as they are."""
-    lines = (f"{_sha256(folder / name)}  {name}\n" for name in _files(folder))
-    return "".join(lines)
+    return b"".join(_sha256(folder / name).encode() + b"  " + os.fsencode(name) + b"\n" for name in _files(folder))
 
 
 def faults(folder: Path) -> list[str]:
-    """Compare every byte with ``SHA256SUMS``; one line for each file changed, added or missing."""
+    """Compare every byte with ``SHA256SUMS``; one line for each file changed, added, missing or made a link."""
+    if links := [p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_symlink()]:
+        return [f"{_printable(name)} is a symbolic link" for name in sorted(links)]
     try:
         stated = (folder / CHECKSUMS).read_bytes()
     except OSError:
         return [f"{CHECKSUMS} is missing"]
     now = checksums(folder)
-    if stated == now.encode():
+    if stated == now:
         return []
     then = dict(_parse(stated))
-    is_now = dict(_parse(now.encode()))
+    is_now = dict(_parse(now))
     changed = [f"{n} is changed" for n in is_now if n in then and then[n] != is_now[n]]
     added = [f"{n} is not listed in {CHECKSUMS}" for n in is_now if n not in then]
     missing = [f"{n} is missing" for n in then if n not in is_now]
     return changed + added + missing or [f"{CHECKSUMS} is changed"]
 
 
-def _parse(text: bytes) -> Iterator[tuple[str, str]]:
-    for line in text.decode("utf-8", "replace").splitlines():
-        digest, _, name = line.partition("  ")
-        yield name, digest
+def _parse(text: bytes) -> Iterator[tuple[str, bytes]]:
+    for line in text.split(b"\n"):
+        digest, _, name = line.partition(b"  ")
+        if line:
+            yield _printable(os.fsdecode(name)), digest
+
+
+def _printable(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def _files(folder: Path) -> list[str]:
-    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file() or p.is_symlink())
+    found = (p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
     return sorted(name for name in found if name != CHECKSUMS)
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
-from dlc.artifact import MANIFEST, MODEL, SESSION, Artifact, read_session
+from dlc.artifact import GOLDEN, MANIFEST, MODEL, SESSION, Artifact, read_golden, read_session
 from dlc.errors import ArtifactError, UserError
-from dlc.export import seeded_feeds
+from dlc.feeds import input_like, seeded_feeds
 from dlc.harness.measure import latency, summarise
-from dlc.interface import Interface
+from dlc.interface import Interface, sizes_of
 from dlc.lookup import load
 from dlc.manifest import Latency
 from dlc.progress import Progress
@@ -22,6 +22,7 @@ from dlc.recipe import suggest
 from dlc.runtimes import RUNTIMES
 from dlc.runtimes.ort import OrtRunner
 from dlc.runtimes.session import SessionConfig
+from dlc.types import Feeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,11 @@ class _Subject:
 def bench(
     paths: Sequence[Path], dims: Mapping[str, int], *, rounds: int, threads: int | None, seed: int, progress: Progress
 ) -> list[Row]:
-    """Time every model of every path at the given sizes of the dynamic dims (default 1)."""
-    subjects = [s for path in paths for s in _subjects(path)]
+    """Time every model of every path at the given sizes of the dynamic dims.
+
+    Defaults: the sizes of an artifact's first golden vector, which are its recipe's typical ones; 1 without one.
+    """
+    subjects = [s for path in paths for s in _subjects(path, prefix=f"{path.name}/" if len(paths) > 1 else "")]
     rng = np.random.default_rng(seed)
     progress.stage("load", len(subjects))
     with ExitStack() as stack:
@@ -59,7 +63,9 @@ def bench(
         if len(interfaces) > 1:
             first, other = list(interfaces)[:2]
             raise UserError(f"the models differ in interface, so they cannot share inputs: {first.diff(other)}")
-        feeds = seeded_feeds(interfaces.pop(), {}, _sizes(next(iter(runners.values())).interface, dims), rng)
+        interface, example = interfaces.pop(), _example(subjects)
+        bounds = {name: input_like(array) for name, array in example.items()}
+        feeds = seeded_feeds(interface, bounds, _sizes(interface, example, dims), rng)
         progress.stage("time", None)
         samples = latency(runners, feeds, rounds=rounds, rng=rng)
     first_samples = next(iter(samples.values()))
@@ -77,12 +83,12 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def _subjects(path: Path) -> Iterator[_Subject]:
+def _subjects(path: Path, prefix: str = "") -> Iterator[_Subject]:
     if path.is_file():
         yield _Subject(path.name, path, SessionConfig())
     elif (path / MANIFEST).is_file():
         for variant in Artifact.load(path).built:
-            yield from _subjects(path / variant.precision)
+            yield from (replace(s, name=prefix + s.name) for s in _subjects(path / variant.precision))
     elif (path / MODEL).is_file():
         config = read_session(path) if (path / SESSION).is_file() else SessionConfig()
         yield _Subject(path.name, path / MODEL, config)
@@ -94,8 +100,17 @@ def _unique(name: str, taken: Mapping[str, object]) -> str:
     return name if name not in taken else next(n for i in range(2, 1 << 30) if (n := f"{name} ({i})") not in taken)
 
 
-def _sizes(interface: Interface, dims: Mapping[str, int]) -> dict[str, int]:
+def _example(subjects: Sequence[_Subject]) -> Feeds:
+    """Return the inputs of the first golden vector that lies beside a model."""
+    for subject in subjects:
+        if (golden := subject.model.with_name(GOLDEN)).is_file():
+            return read_golden(golden.parent)[0][0]
+    return {}
+
+
+def _sizes(interface: Interface, example: Feeds, dims: Mapping[str, int]) -> dict[str, int]:
     named = {d for t in interface.inputs for d in t.shape or () if isinstance(d, str)}
     if unknown := [d for d in dims if d not in named]:
         raise UserError(f"no dynamic dimension is named {unknown[0]!r}{suggest(unknown[0], sorted(named))}")
-    return {name: dims.get(name, 1) for name in named}
+    typical = sizes_of(interface, example) if set(example) == {t.name for t in interface.inputs} else {}
+    return {name: dims.get(name, typical.get(name, 1)) for name in named}

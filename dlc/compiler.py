@@ -57,10 +57,10 @@ class Compiled:
 
 
 def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
-    recipe: Recipe, target: Target, out: Path, options: Options = DEFAULT, progress: Progress = SILENT
+    recipe: Recipe, target: Target, out: Path | str, options: Options = DEFAULT, progress: Progress = SILENT
 ) -> Compiled:
     """Compile a recipe for a target into ``out / recipe.name``: written whole, or not at all."""
-    precisions = _precisions(recipe, options)
+    precisions, out = _precisions(recipe, options), Path(out)
     with staging(out / recipe.name, overwrite=options.overwrite) as folder:
         progress.stage("export")
         exported = export(recipe, opset=target.opset, ir_version=target.ir_version, seed=options.seed)

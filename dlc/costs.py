@@ -8,11 +8,13 @@ a second compile measures nothing and decides the same.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -72,22 +74,24 @@ class Costs:
         return seen.hexdigest()
 
     def _read(self, key: str) -> Estimate | None:
-        if self.cache is None:
-            return None
-        with closing(self._open()) as db:
-            row = db.execute("SELECT ratio FROM costs WHERE key = ?", (key,)).fetchone()
-        return msgspec.json.decode(row[0], type=Estimate) if row else None
+        rows = self._query("SELECT ratio FROM costs WHERE key = ?", key)
+        return msgspec.json.decode(rows[0][0], type=Estimate) if rows else None
 
     def _write(self, key: str, ratio: Estimate) -> None:
-        if self.cache is None:
-            return
-        with closing(self._open()) as db, db:
-            db.execute("INSERT OR REPLACE INTO costs VALUES (?, ?)", (key, msgspec.json.encode(ratio)))
+        self._query("INSERT OR REPLACE INTO costs VALUES (?, ?)", key, msgspec.json.encode(ratio))
 
-    def _open(self) -> sqlite3.Connection:
-        db = sqlite3.connect(str(self.cache), timeout=30)
-        db.execute("CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, ratio BLOB NOT NULL)")
-        return db
+    def _query(self, sql: str, *values: str | bytes) -> list[tuple[bytes]]:
+        """Run one statement; a cache that cannot be used is said once, and costs are measured anew."""
+        if self.cache is None:
+            return []
+        try:
+            self.cache.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(str(self.cache), timeout=30)) as db, db:
+                db.execute("CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, ratio BLOB NOT NULL)")
+                return db.execute(sql, values).fetchall()
+        except (OSError, sqlite3.Error) as error:
+            _say_once(f"the cost cache {self.cache} cannot be used, so costs are measured anew: {error}")
+            return []
 
 
 def decide(ratio: Estimate, *, fewer_nodes: bool) -> tuple[bool, str]:
@@ -120,9 +124,12 @@ def canonical_text(model: ir.Model) -> Iterator[str]:
 def default_cache() -> Path:
     """Return the user's cost cache: in ``$DLC_CACHE_DIR``, else in the platform's cache folder."""
     named = os.environ.get("DLC_CACHE_DIR")
-    folder = Path(named) if named else platformdirs.user_cache_path("dlc")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / "costs.sqlite"
+    return (Path(named) if named else platformdirs.user_cache_path("dlc")) / "costs.sqlite"
+
+
+@cache
+def _say_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
 
 
 def _shape_like(tensor: ir.TensorProtocol | None) -> str:

@@ -15,8 +15,10 @@ from onnx_ir.passes import common
 from dlc.errors import ExportError, RecipeError
 from dlc.feeds import Declared, seeded_feeds
 from dlc.interface import Interface
+from dlc.passes.base import weight_bytes
 from dlc.passes.canonicalize import Canonicalize, free_name
 from dlc.recipe import Dim, Input, Recipe, suggest
+from dlc.runtimes.session import INLINE_LIMIT
 from dlc.sources import onnx_files, opsets, parity
 
 if TYPE_CHECKING:
@@ -76,6 +78,8 @@ def _from_torch(traced: Traced, kind: Kind, opset: int, ir_version: int, rng: np
 def _from_onnx(recipe: Recipe, path: Path, opset: int, ir_version: int, rng: np.random.Generator) -> Exported:
     model = onnx_files.read(path, opset)
     sha256 = onnx_files.digest([path, *onnx_files.data_files(path, model)])
+    if weight_bytes(model) <= INLINE_LIMIT:
+        ir.external_data.load_to_model(model)
     if model.ir_version < 4:  # every initializer had to be an input, then
         common.RemoveInitializersFromInputsPass()(model)
     changed = bool(common.InlinePass()(model).modified)

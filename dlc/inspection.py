@@ -132,7 +132,8 @@ def _traffic(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Bytes | No
     for value in (*node.inputs, *node.outputs):
         if value is None or not value.name:
             continue
-        if value.dtype is None or (shape := shapes.get(value.name)) is None:
+        if value.dtype in (None, ir.DataType.STRING) or (shape := shapes.get(value.name)) is None:
             return None
+        assert value.dtype is not None
         total += math.ceil(math.prod(shape) * value.dtype.itemsize)
     return total

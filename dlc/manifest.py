@@ -193,7 +193,10 @@ class TargetRecord(Record, frozen=True, kw_only=True):
 
 
 class Reference(Record, frozen=True, kw_only=True):
-    """What the variants are judged against: accuracy of ``accuracy_runner``, speed and size of the baseline session."""
+    """What the variants are judged against: accuracy of ``accuracy_runner``, speed and size of the baseline session.
+
+    ``pinned``: the models were timed on one CPU that the system kept for them.
+    """
 
     accuracy_runner: str
     metric: str | None
@@ -201,6 +204,7 @@ class Reference(Record, frozen=True, kw_only=True):
     value: Estimate | None
     examples: int
     latency: Latency
+    pinned: bool = False
     size: Size
     memory: Memory
 
@@ -220,6 +224,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     seed: int
     source: SourceRecord
     target: TargetRecord
+    measured_on: TargetRecord
     versions: Mapping[str, str]
     interface: Interfaces
     dims: Mapping[str, tuple[int, int, int]]

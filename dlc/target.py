@@ -27,6 +27,9 @@ NUMPY_FEATURES = {
     "ASIMDDP": "asimddp",
 }  # fmt: skip
 
+OLDEST_OPSET, OLDEST_IR = 13, 10
+"""Per-channel quantization came with opset 13, 4-bit weights with IR version 10."""
+
 DISTRIBUTIONS: dict[str, Provider] = {"onnxruntime": "cpu", "onnxruntime-gpu": "cuda"}
 
 
@@ -101,6 +104,12 @@ def load(path: Path) -> Target:
         raise UserError(f"target file {path}: {error}") from error
     if target.threads < 1:
         raise UserError(f"target file {path}: threads={target.threads}, at least one is needed")
+    opset, ir_version = limits(target.runtime.rpartition(" ")[2])
+    if not (OLDEST_OPSET <= target.opset <= opset and OLDEST_IR <= target.ir_version <= ir_version):
+        raise UserError(
+            f"target file {path}: {target.runtime} takes opset {OLDEST_OPSET} to {opset} and IR version {OLDEST_IR} to "
+            f"{ir_version}, not {target.opset} and {target.ir_version}"
+        )
     return target
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from dlc.artifact import Artifact, faults
+from dlc import memory_plan
+from dlc.artifact import MEMORY, MODEL, Artifact, faults
 from dlc.errors import ArtifactError, CapabilityError
 from dlc.manifest import VariantRecord
+from dlc.passes.offsets import faults as overlaps
 from dlc.runtimes import __file__ as runtimes_file
 
 REPLAY = Path(runtimes_file).with_name("replay.py")
@@ -34,7 +37,24 @@ def verify(path: Path) -> list[Check]:
     artifact = Artifact.load(path)
     files = sum(1 for p in path.rglob("*") if p.is_file())
     checks = [Check("files", ok=True, detail=f"{files} files, every hash as stated")]
-    return checks + [_replay(path / v.precision, v, default) for v in artifact.built for default in (False, True)]
+    for variant in artifact.built:
+        folder = path / variant.precision
+        checks += [_plan(folder)] if (folder / MEMORY).is_file() else []
+        checks += [_replay(folder, variant, default) for default in (False, True)]
+    return checks
+
+
+def _plan(folder: Path) -> Check:
+    """Check the memory plan anew: it is of this model, and no two buffers share bytes while both are alive."""
+    subject, recorded = f"{folder.name} (memory.json)", memory_plan.read(folder / MEMORY)
+    with (folder / MODEL).open("rb") as file:
+        same = hashlib.file_digest(file, "sha256").hexdigest() == recorded.model_sha256
+    plan = recorded.plan()
+    overlap = next(overlaps(plan.buffers, plan.offsets), None)
+    if not same or overlap:
+        return Check(subject, ok=False, detail=overlap or "is the plan of another model")
+    detail = f"{len(plan.buffers)} buffers in {plan.arena:,} bytes, no two share any while alive"
+    return Check(subject, ok=True, detail=detail)
 
 
 def _replay(folder: Path, variant: VariantRecord, default_options: bool) -> Check:  # noqa: FBT001 - a loop variable

@@ -13,11 +13,8 @@ import onnx_ir as ir
 from dlc.errors import CapabilityError, ModelError
 from dlc.interface import Interface, TensorType
 from dlc.runtimes.base import Runner
-from dlc.runtimes.session import SessionConfig
-from dlc.types import Bytes, Feeds, Outputs
-
-INLINE_LIMIT: Bytes = 1 << 30
-"""Models with more bytes of weights than this reach ONNX Runtime as a file with external data (protobuf: 2 GiB)."""
+from dlc.runtimes.session import INLINE_LIMIT, SessionConfig
+from dlc.types import Feeds, Outputs
 
 
 class OrtRunner(Runner):

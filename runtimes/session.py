@@ -7,6 +7,11 @@ from typing import Literal
 
 import msgspec
 
+from dlc.types import Bytes
+
+INLINE_LIMIT: Bytes = 1 << 30
+"""Weights above this many bytes stay in external data, which ONNX Runtime can map (protobuf's own limit: 2 GiB)."""
+
 
 class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Options with which a model was measured; any ONNX Runtime binding can set them.

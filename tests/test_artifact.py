@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from dlc.artifact import CHECKSUMS, MANIFEST, faults, seal, staging
+from dlc.artifact import CHECKSUMS, MANIFEST, faults, read_golden, seal, staging, write_golden
 from dlc.errors import ArtifactError
 
 
@@ -101,3 +103,42 @@ def test_added_removed_and_renamed_files_are_named(tmp_path: Path) -> None:
     assert faults(folder) == [f"int8/options.json is not listed in {CHECKSUMS}", "int8/session.json is missing"]
     (folder / CHECKSUMS).unlink()
     assert faults(folder) == [f"{CHECKSUMS} is missing"]
+
+
+def test_links_and_odd_names_are_faults_not_crashes(tmp_path: Path) -> None:
+    folder = filled(tmp_path / "a")
+    model = folder / "int8" / "model.onnx"
+    shutil.copy(model, tmp_path / "same.onnx")
+    model.unlink()
+    model.symlink_to(tmp_path / "same.onnx")  # equal bytes, but whoever owns the other file can change them
+    assert faults(folder) == ["int8/model.onnx is a symbolic link"]
+    model.unlink()
+    shutil.copy(tmp_path / "same.onnx", model)
+    assert faults(folder) == []
+    (Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9"))).write_text("")
+    assert faults(folder) == [f"caf\\udce9 is not listed in {CHECKSUMS}"]
+
+
+def test_an_artifact_that_appeared_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="exists"), staging(tmp_path / "a", overwrite=False) as folder:
+        (folder / "x").write_text("slow")
+        filled(tmp_path / "a")
+    assert faults(tmp_path / "a") == []
+
+
+def test_golden_vectors_come_back(tmp_path: Path) -> None:
+    vectors = [
+        ({"a.b": np.ones((2, 3), np.float32)}, {"y": np.arange(4)}),
+        ({"a.b": np.zeros((1, 3), np.float32)}, {"y": np.arange(2)}),
+    ]
+    write_golden(tmp_path, vectors)  # type: ignore[arg-type]
+    for (feeds, outputs), (known_feeds, known_outputs) in zip(read_golden(tmp_path), vectors, strict=True):
+        np.testing.assert_array_equal(feeds["a.b"], known_feeds["a.b"])
+        np.testing.assert_array_equal(outputs["y"], known_outputs["y"])
+    assert (tmp_path / "golden.safetensors").stat().st_mode & 0o044 == 0o044 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

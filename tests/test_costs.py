@@ -81,3 +81,20 @@ def test_clone_shares_no_type() -> None:
     copy = clone(model)
     next(iter(copy.graph)).outputs[0].dtype = ir.DataType.FLOAT16
     assert next(iter(model.graph)).outputs[0].dtype is not ir.DataType.FLOAT16
+
+
+@pytest.mark.parametrize("kind", ["garbage", "folder", "file in the way"])
+def test_a_cache_that_cannot_be_used_is_said_and_costs_are_measured(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = tmp_path / kind / "costs.sqlite"
+    if kind == "garbage":
+        cache.parent.mkdir()
+        cache.write_text("this is no database, and long enough to be sure of it" * 100)
+    elif kind == "folder":
+        cache.mkdir(parents=True)
+    else:
+        cache.parent.write_text("")
+    assert costs(cache).ratio(chain(2), chain(1)).value > 0
+    assert "cannot be used" in caplog.text
+    assert len(caplog.records) == 1

@@ -5,14 +5,17 @@ Exit codes: 0 success, 1 a gate failed, 2 a user's mistake, 3 something is missi
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
 from dlc import __version__
-from dlc.errors import DlcError
+from dlc.errors import DlcError, UserError
 from dlc.lookup import load
 
 VERBS = {
@@ -61,6 +64,9 @@ def run(arguments: Sequence[str]) -> int:
     except DlcError as error:
         _explain(error, arguments)
         return error.exit_code
+    except MemoryError:
+        click.echo("error: not enough memory for this: take smaller sizes, or another machine", err=True)
+        return UserError.exit_code
     except Exception as error:  # noqa: BLE001 - the last line of defence: a bug of ours still gets its exit code
         _explain(error, arguments)
         click.echo("this is a bug in dlc; run again with --debug to see where", err=True)
@@ -76,4 +82,13 @@ def _explain(error: Exception, arguments: Sequence[str]) -> None:
 
 def main() -> None:
     """Entry point of the ``dlc`` script."""
-    sys.exit(run(sys.argv[1:]))
+    signal.signal(signal.SIGTERM, _interrupt)  # docker stop and CI time-outs clean up as Ctrl-C does
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -15,7 +15,7 @@ from dlc.manifest import Latency
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
 @click.option("--rounds", type=click.IntRange(10), default=200, show_default=True, help="Runs of each model.")
 @click.option("--threads", type=click.IntRange(1), help="Threads of one operator. Default: as in session.json, else 1.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and order.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of inputs and order.")
 @common
 def command(
     models: tuple[Path, ...], dims: tuple[str, ...], rounds: int, threads: int | None, seed: int, form: Format,

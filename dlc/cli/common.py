@@ -47,6 +47,8 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: st
     from rich.table import Table
 
     table = Table(*headers, title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
     for row in rows:
         table.add_row(*row)
     console = Console(highlight=False)

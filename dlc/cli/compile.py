@@ -29,16 +29,17 @@ LEGEND = (
 @click.option(
     "-t", "--target", "target_file", type=click.Path(path_type=Path), help="Target file. Default: this machine."
 )
-@click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of inputs and resampling.")
+@click.option("--provider", type=click.Choice(["cpu", "cuda"]), help="Default: cpu.")
+@click.option("--threads", type=click.IntRange(1), help="Threads of one operator. Default: 1.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of inputs and resampling.")
 @click.option("--no-evaluate", is_flag=True, help="Skip the task metric; judge by agreement on calibration data.")
 @click.option("--check-each-pass", is_flag=True, help="Compare the model's numbers before and after every pass.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that exists.")
 @common
 def command(
-    source: str, recipe_file: Path | None, variants: str | None, out: Path, target_file: Path | None, provider: str,
-    threads: int, seed: int, no_evaluate: bool, check_each_pass: bool, overwrite: bool, form: Format, verbose: int,
+    source: str, recipe_file: Path | None, variants: str | None, out: Path, target_file: Path | None,
+    provider: str | None, threads: int | None, seed: int, no_evaluate: bool, check_each_pass: bool, overwrite: bool,
+    form: Format, verbose: int,
 ) -> int:  # fmt: skip
     """Compile SOURCE: a zoo name, recipe.py, recipe.toml, model.onnx, model.pt2 or package.module:factory.
 
@@ -55,7 +56,13 @@ def command(
     from dlc.sources.recipe_files import load_recipe
 
     recipe = load_recipe(source, recipe_file)
-    target = targets.load(target_file) if target_file else targets.detect(cast("targets.Provider", provider), threads)
+    if target_file and (provider or threads):
+        raise click.UsageError("the target file states provider and threads: leave out --provider and --threads")
+    target = (
+        targets.load(target_file)
+        if target_file
+        else targets.detect(cast("targets.Provider", provider or "cpu"), threads or 1)
+    )
     options = Options(
         variants=cast("tuple[Precision, ...]", tuple(v.strip() for v in variants.split(","))) if variants else None,
         seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
@@ -72,19 +79,22 @@ def command(
         for warning in record.warnings:
             click.echo(f"warning: {warning}")
         for variant in record.variants:
-            if verbose or variant.verdict.status != "pass":
-                click.echo(f"{variant.precision}: {variant.verdict.status}: " + "; ".join(variant.verdict.reasons))
+            label = "not built: " if variant.verdict.status == "not built" else ""
+            for reason in variant.verdict.reasons:
+                if verbose or not reason.startswith("pass: "):
+                    click.echo(f"{variant.precision}: {label}{reason}")
         click.echo(f"report: {compiled.artifact.path / 'report.html'}")
     for bug in compiled.bugs:
         click.echo(f"error: {bug}", err=True)
     if compiled.bugs:
         return compiled.bugs[0].exit_code
-    missing = variants is not None and any(v.verdict.status == "not built" for v in record.variants)
+    asked = variants is not None or recipe_file is not None or Path(source).suffix.lower() not in (".onnx", ".pt2")
+    missing = asked and any(v.verdict.status == "not built" for v in record.variants)
     return 1 if missing else overall(record.variants)
 
 
 def _title(record: Manifest) -> str:
     threads = record.target.threads
     where = ", ".join(f"{name}={typical}" for name, (_, _, typical) in record.dims.items())
-    words = [f"{record.name} on {record.target.runtime}", f"{threads} thread{'s' if threads > 1 else ''}", where]
+    words = [f"{record.name} on {record.measured_on.runtime}", f"{threads} thread{'s' if threads > 1 else ''}", where]
     return ", ".join(filter(None, words))

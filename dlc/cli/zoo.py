@@ -20,6 +20,7 @@ def command(context: click.Context, form: Format, verbose: int) -> int:
         dlc zoo train digits-cnn
     """
     if context.invoked_subcommand is not None:
+        context.default_map = {"train": {"form": form}}  # dlc zoo --format json train NAME
         return 0
     from dlc.zoo import entries
 

@@ -25,11 +25,12 @@ class Finding:
 
 def judge(
     precision: Precision, gates: Gates, *, latency: Latency, size: Size, accuracy: Accuracy | None = None,
-    agreement: Agreement | None = None, fault: str | None = None, leaked: int = 0,
+    agreement: Agreement | None = None, fault: str | None = None, leaked: int = 0, elsewhere: bool = False,
 ) -> VerdictRecord:  # fmt: skip
     """Judge one variant against the FP32 reference; the worst gate decides.
 
     ``fault``: why its outputs are of no use. ``leaked``: calibration examples that are evaluation examples too.
+    ``elsewhere``: it was timed on another machine than its target, which decides nothing about the target's speed.
     """
     findings = [
         *_quality(gates, accuracy, agreement, fault),
@@ -37,6 +38,8 @@ def judge(
         *_size_gate(size, gates.max_size_ratio),
         _fp32_speed(latency.ratio) if precision == "fp32" else _gain(latency.ratio, size),
     ]
+    if elsewhere:
+        findings.append(Finding("inconclusive", "timed on another machine or runtime than the target"))
     if leaked:
         findings.append(Finding(None, f"{leaked} calibration examples are evaluation examples: accuracy may flatter"))
     return VerdictRecord(status=worst(f.status for f in findings), reasons=tuple(map(str, findings)))

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ def latency(
     for runner in runners.values():
         runner.interface.check_feeds(feeds)
     calls = {name: (lambda infer=runner.infer: infer(feeds)) for name, runner in runners.items()}
-    with pinned() if all(_threads(r) == 1 for r in runners.values()) else contextlib.nullcontext():
+    with pinned() if can_pin(runners.values()) else contextlib.nullcontext():
         repeats = {name: _warm_up(call) for name, call in calls.items()}
         with _no_collection():
             return _rounds(calls, repeats, rounds, round(min_seconds * 1e9), rng)
@@ -54,6 +54,11 @@ def summarise(samples: Array, baseline: Array, *, rng: np.random.Generator) -> L
         median_ms=float(median), mean_ms=float(ms.mean()), p10_ms=float(p10), p90_ms=float(p90), runs=len(ms),
         ratio=ratio_of_medians(samples, baseline, rng=rng), samples_ms=tuple(float(round(s, 6)) for s in kept),
     )  # fmt: skip
+
+
+def can_pin(runners: Iterable[Runner]) -> bool:
+    """Whether ``latency`` keeps these models on one CPU: the system lets it, and each uses one thread."""
+    return hasattr(os, "sched_setaffinity") and all(_threads(r) == 1 for r in runners)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from dlc.export import Exported
 from dlc.feeds import seeded_feeds, typical_sizes
 from dlc.harness import statistics
 from dlc.harness.accuracy import Evaluation, Metric, evaluate
-from dlc.harness.measure import latency, summarise
+from dlc.harness.measure import can_pin, latency, summarise
 from dlc.harness.memory import Rss, peak_rss, sizes
 from dlc.interface import Interface
 from dlc.lookup import load
@@ -72,6 +72,7 @@ class Evidence:
     reference: str
     value: manifest.Estimate | None
     examples: int
+    pinned: bool
     of: Mapping[str, Measured]
 
 
@@ -102,9 +103,8 @@ def gather(
             scores[subject.name].fault,
         )
         progress.advance()
-    return Evidence(
-        judge.name, _reference_value(recipe.metric, scores[REFERENCE], seed), scores[REFERENCE].examples, measured
-    )
+    value = _reference_value(recipe.metric, scores[REFERENCE], seed)
+    return Evidence(judge.name, value, scores[REFERENCE].examples, can_pin(runners.values()), measured)
 
 
 def _reference(baseline: Subject, exported: Exported) -> Runner:

@@ -57,7 +57,9 @@ def to_manifest(
     interface = Interface.of(exported.model)
     sizes = {name: dim.typical for name, dim in exported.dims.items()}
     warnings = (*recipe.notes, *exported.notes)
-    if target.fingerprint != detect(target.provider, target.threads).fingerprint:
+    here = detect(target.provider, target.threads)
+    elsewhere = target.fingerprint != here.fingerprint
+    if elsewhere:
         warnings += ("compiled for another target: latency, memory and the choice of rewrites were measured here",)
     if data.leaked:
         warnings += (f"{data.leaked} calibration examples are also evaluation examples",)
@@ -68,6 +70,7 @@ def to_manifest(
         seed=seed,
         source=manifest.SourceRecord(kind=exported.kind, sha256=exported.sha256, parity=exported.parity),
         target=manifest.TargetRecord(**asdict(target)),
+        measured_on=manifest.TargetRecord(**asdict(here)),
         versions={"dlc": __version__, **_versions()},
         interface=manifest.Interfaces(
             inputs=tuple(map(str, interface.inputs)), outputs=tuple(map(str, interface.outputs))
@@ -82,11 +85,14 @@ def to_manifest(
             value=evidence.value,
             examples=evidence.examples,
             latency=baseline.latency,
+            pinned=evidence.pinned,
             size=baseline.size,
             memory=_memory(baseline, None, sizes, weight_bytes(exported.model)),
         ),
         variants=tuple(
-            _variant(b, evidence.of.get(b.precision), plans.get(b.precision), recipe, sizes, data.leaked)
+            _variant(
+                b, evidence.of.get(b.precision), plans.get(b.precision), recipe, sizes, data.leaked, elsewhere=elsewhere
+            )
             for b in builds
         ),
         warnings=warnings,
@@ -100,6 +106,8 @@ def _variant(
     recipe: Recipe,
     sizes: Mapping[str, int],
     both: int,
+    *,
+    elsewhere: bool,
 ) -> manifest.VariantRecord:
     passes = tuple(map(pass_entry, build.records))
     if build.model is None or measured is None:
@@ -107,7 +115,7 @@ def _variant(
         return manifest.VariantRecord(precision=build.precision, verdict=verdict, passes=passes)
     verdict = judge(
         build.precision, recipe.gates, latency=measured.latency, size=measured.size, accuracy=measured.accuracy,
-        agreement=measured.agreement, fault=measured.fault, leaked=both,
+        agreement=measured.agreement, fault=measured.fault, leaked=both, elsewhere=elsewhere,
     )  # fmt: skip
     return manifest.VariantRecord(
         precision=build.precision,

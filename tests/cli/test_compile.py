@@ -84,7 +84,7 @@ def test_a_variant_that_gives_nan_fails_and_says_where(cli: Cli, model: Path, da
     np.savez(data / "evaluation.npz", x=x, label=np.load(data / "evaluation.npz")["label"])
     ran = cli("compile", model, "-r", recipe, "--variants", "fp32,bf16", "-o", "build")
     assert ran.code == 1
-    assert "bf16: fail: fail: output 'scores' holds NaN" in ran.out
+    assert "bf16: fail: output 'scores' holds NaN" in ran.out
 
 
 def test_calibration_equal_to_evaluation_is_a_warning_in_the_verdict(
@@ -144,3 +144,54 @@ def test_an_older_target_limits_opset_and_ir_version(cli: Cli, model: Path, reci
         emitted = ir.load(path)
         assert emitted.opset_imports[""] <= 21, path
         assert emitted.ir_version <= 10, path
+
+
+def test_external_data_beside_the_file(cli: Cli, tmp_path: Path) -> None:
+    import onnx_ir as ir
+
+    from tests.cli.conftest import classifier
+
+    ir.save(classifier(), tmp_path / "m.onnx", external_data="m.data", size_threshold_bytes=0)
+    ran = cli("compile", "m.onnx", "--variants", "fp32,int4", "-o", "build")
+    assert ran.judged, ran.err
+    (tmp_path / "m.data").unlink()
+    assert cli("verify", "build/m").code == 0
+
+
+def test_the_manifest_follows_the_published_schema(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
+    import jsonschema
+
+    assert cli("compile", model, "-r", recipe, "--variants", "fp32,int8,bf16", "-o", "build").judged
+    schema = json.loads((ROOT / "docs" / "manifest.schema.json").read_text())
+    jsonschema.validate(json.loads((tmp_path / "build/centres/manifest.json").read_text()), schema)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"opset": 99}, "opset"),
+        ({"opset": -5}, "opset"),
+        ({"runtime": "banana"}, "banana"),
+        ({"threads": 0}, "threads"),
+    ],
+)
+def test_a_target_file_must_make_sense(
+    cli: Cli, model: Path, tmp_path: Path, change: dict[str, object], says: str
+) -> None:
+    from dlc import target as targets
+
+    targets.save(targets.detect(), tmp_path / "t.json")
+    stated = json.loads((tmp_path / "t.json").read_text())
+    (tmp_path / "t.json").write_text(json.dumps(stated | change))
+    ran = cli("compile", model, "-t", "t.json")
+    assert ran.code in (2, 3)
+    assert says in ran.err
+
+
+def test_sigterm_cleans_up_as_ctrl_c_does(tmp_path: Path) -> None:
+    import signal
+
+    from tests.cli.test_bad_input import ENDED_BY_CTRL_C, interrupted
+
+    assert interrupted(tmp_path, signal.SIGTERM) in ENDED_BY_CTRL_C
+    assert list((tmp_path / "build").iterdir()) == []

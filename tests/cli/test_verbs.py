@@ -48,8 +48,10 @@ def test_verify_replays_the_golden_vectors(cli: Cli, artifact: Path) -> None:
     assert ran.code == 1
     assert {c["subject"]: c["ok"] for c in json.loads(ran.out)} == {
         "files": True,
+        "fp32 (memory.json)": False,
         "fp32 (session.json)": False,
         "fp32 (default options)": False,
+        "int8 (memory.json)": True,
         "int8 (session.json)": True,
         "int8 (default options)": True,
     }
@@ -59,7 +61,7 @@ def test_bench_compares_variants_and_files(cli: Cli, artifact: Path, model: Path
     ran = cli("bench", artifact, model, "--dim", "batch=2", "--rounds", "20", "--format", "json")
     assert ran.code == 0, ran.err
     rows = json.loads(ran.out)
-    assert [r["name"] for r in rows] == ["fp32", "int8", "centres.onnx"]
+    assert [r["name"] for r in rows] == ["centres/fp32", "centres/int8", "centres.onnx"]
     assert rows[0]["latency"]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert all(r["latency"]["runs"] == 20 for r in rows)
 
@@ -131,3 +133,32 @@ def test_verify_bench_and_inspect_work_without_torch(artifact: Path, model: Path
         "assert run(['verify', a]) == 0 and run(['bench', a, '--rounds', '10']) == 0 and run(['inspect', m]) == 0\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
+def test_verify_checks_the_memory_plan(cli: Cli, artifact: Path) -> None:
+    from dlc.artifact import seal
+
+    path = artifact / "fp32" / "memory.json"
+    plan = json.loads(path.read_text())
+    first = plan["buffers"][0]
+    plan["buffers"].append({**first, "name": "intruder"})
+    path.write_text(json.dumps(plan))
+    seal(artifact)
+    ran = cli("verify", artifact)
+    assert ran.code == 1
+    assert "share bytes while both are alive" in ran.out
+
+
+def test_bench_times_at_the_recipe_s_sizes(artifact: Path) -> None:
+    """Typical batch 4; at 1 the same model does a quarter of the work, which the fed shapes show, not the clock."""
+    from dlc.artifact import read_golden
+    from dlc.bench import _example, _sizes, _subjects
+    from dlc.interface import Interface, TensorType
+
+    subjects = list(_subjects(artifact))
+    interface = Interface((TensorType("x", "float32", ("batch", 128)),), ())
+    example = _example(subjects)
+    assert example["x"].shape == read_golden(artifact / "fp32")[0][0]["x"].shape == (4, 128)
+    assert _sizes(interface, example, {}) == {"batch": 4}
+    assert _sizes(interface, example, {"batch": 2}) == {"batch": 2}
+    assert _sizes(interface, {}, {}) == {"batch": 1}

@@ -189,14 +189,17 @@ BF16 = variant(
     "bf16", "not built", ("fp32 only: Conv does not load in BF16 on ONNX Runtime 1.32",), passes=(), choices=()
 )
 
+TARGET = TargetRecord(
+    provider="cpu", arch="x86_64", isa=("avx2",), threads=1, runtime="onnxruntime 1.32.0", opset=20, ir_version=10
+)
+
 LABELLED = Manifest(
     schema=SCHEMA, name="digits-cnn", seed=0,
     source=SourceRecord(
         kind="module", sha256="4f" * 32, parity="eager and ONNX agree: max |a-b| 2.4e-06 of 1.1e-05 allowed"
     ),
-    target=TargetRecord(
-        provider="cpu", arch="x86_64", isa=("avx2",), threads=1, runtime="onnxruntime 1.32.0", opset=20, ir_version=10
-    ),
+    target=TARGET,
+    measured_on=TARGET,
     versions={"dlc": "0.1.0", "onnx": "1.23.2", "onnxruntime": "1.32.0", "torch": "2.13.0"},
     interface=Interfaces(inputs=("image: float32[batch,1,8,8]",), outputs=("logits: float32[batch,10]",)),
     dims={"batch": (1, 64, 8)},
