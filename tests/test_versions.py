@@ -78,7 +78,7 @@ def test_a_newer_runtime_gets_the_newest_row_and_says_so() -> None:
 
 @pytest.mark.parametrize("version", ["1.19.2", "0.9.0"])
 def test_an_older_runtime_is_an_error(version: str) -> None:
-    with pytest.raises(CapabilityError, match=rf"{version} is older than 1.20.*pip install 'onnxruntime>=1.32'"):
+    with pytest.raises(CapabilityError, match=rf"{version} is older than 1.23.*pip install 'onnxruntime>=1.32'"):
         limits(version)
 
 

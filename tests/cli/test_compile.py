@@ -135,7 +135,7 @@ def test_an_older_target_limits_opset_and_ir_version(cli: Cli, model: Path, reci
 
     from dlc import target as targets
 
-    old = replace(targets.detect(), runtime="onnxruntime 1.20.1", opset=21, ir_version=10)
+    old = replace(targets.detect(), runtime="onnxruntime 1.23.2", opset=21, ir_version=10)
     targets.save(old, tmp_path / "old.json")
     ran = cli("compile", model, "-r", recipe, "-t", "old.json", "--variants", "fp32,fp16,bf16,int8,int4", "-o", "build")
     assert ran.judged, ran.err
