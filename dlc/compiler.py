@@ -14,7 +14,7 @@ from dlc.artifact import MANIFEST, Artifact, seal, staging
 from dlc.costs import Costs
 from dlc.errors import PassError, UserError
 from dlc.export import Exported, export
-from dlc.feeds import distinct_sizes, seeded_feeds, typical_sizes
+from dlc.feeds import distinct_sizes, least_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface
 from dlc.passes.base import clone
 from dlc.pipeline import Evaluate
@@ -123,6 +123,6 @@ def _shipped(subjects: Sequence[Subject], builds: Sequence[Build]) -> Iterator[t
 def _golden_inputs(exported: Exported, seed: int) -> list[Feeds]:
     """Seeded inputs at the typical sizes, and at others if a dimension moves."""
     rng, interface = np.random.default_rng(seed), Interface.of(exported.model)
-    where = [typical_sizes(exported.dims), distinct_sizes(exported.dims)]
+    where = [typical_sizes(exported.dims), distinct_sizes(exported.dims), least_sizes(exported.dims)]
     unique = [s for i, s in enumerate(where) if s not in where[:i]]
-    return [seeded_feeds(interface, exported.inputs, sizes, rng) for sizes in unique]
+    return [seeded_feeds(interface, exported.inputs, sizes, rng) for sizes in unique[:2]]

@@ -51,7 +51,7 @@ def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], title: st
         column.overflow = "fold"
     for row in rows:
         table.add_row(*row)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # pip install 'dlc[cpu]' is no markup
     if console.is_terminal:
         console.print(table)
         return

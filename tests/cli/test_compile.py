@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dlc.artifact import read_golden
 from tests.cli.conftest import Cli
 
 ROOT = Path(__file__).parent.parent.parent
@@ -34,6 +35,7 @@ def test_onnx_file_with_a_recipe(cli: Cli, model: Path, recipe: Path, tmp_path: 
         "summary.md",
     ]
     assert cli("verify", built).code == 0
+    assert [len(feeds["x"]) for feeds, _ in read_golden(built / "int8")] == [4, 1]
 
 
 def test_onnx_file_alone_is_judged_by_agreement(cli: Cli, model: Path) -> None:

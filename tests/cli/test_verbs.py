@@ -118,6 +118,10 @@ def test_doctor_tells_the_runtime(cli: Cli) -> None:
     assert "dlc[cuda]" in found["onnxruntime-gpu"]["remedy"]
 
 
+def test_doctor_prints_the_commands_as_they_must_be_typed(cli: Cli) -> None:
+    assert "pip install 'dlc[cuda]'" in cli("doctor").out
+
+
 def test_zoo_lists_every_model(cli: Cli) -> None:
     ran = cli("zoo", "--format", "json")
     assert ran.code == 0, ran.err
