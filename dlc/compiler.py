@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -12,10 +12,11 @@ import onnx_ir as ir
 
 from dlc.artifact import MANIFEST, Artifact, seal, staging
 from dlc.costs import Costs
-from dlc.errors import PassError, UserError
+from dlc.errors import PassError, Unsupported, UserError
 from dlc.export import Exported, export
 from dlc.feeds import distinct_sizes, least_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface
+from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import clone
 from dlc.pipeline import Evaluate
 from dlc.progress import Progress, Silent, track
@@ -71,14 +72,14 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         progress.stage("rewrite and build", 1 + len(precisions))
         equal = _evaluator(costs) if options.check_each_pass else None
         base = rewrite(exported.model, costs, evaluate=equal)
-        builds = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
+        built = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
 
-        subjects = [ship(folder, b.precision, b.model, costs.config) for b in builds if b.model is not None]
+        subjects = [ship(folder, b.precision, b.model, costs.config) for b in built if b.model is not None]
         evidence = gather(
             baseline, subjects, recipe, exported, evaluating=options.evaluate, seed=options.seed, progress=progress
         )
         progress.stage("plan memory, save golden vectors")
-        plans = {s.name: add_plan(s, m, costs.feeds) for s, m in _shipped(subjects, builds)}
+        builds, plans = _plan(subjects, built, costs.feeds)
         for subject in subjects:
             add_golden(subject, _golden_inputs(exported, options.seed))
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans)
@@ -115,9 +116,19 @@ def _evaluator(costs: Costs) -> Evaluate:
     return evaluate
 
 
-def _shipped(subjects: Sequence[Subject], builds: Sequence[Build]) -> Iterator[tuple[Subject, ir.Model]]:
-    models: dict[str, ir.Model] = {b.precision: b.model for b in builds if b.model is not None}
-    return ((s, models[s.name]) for s in subjects)
+def _plan(
+    subjects: Sequence[Subject], builds: Sequence[Build], feeds: Feeds
+) -> tuple[list[Build], dict[str, MemoryPlan]]:
+    """Plan every variant's memory; one that cannot be planned gets a note that says why."""
+    of, plans, noted = {s.name: s for s in subjects}, dict[str, MemoryPlan](), list[Build]()
+    for each in builds:
+        try:
+            if each.model is not None:
+                plans[each.precision] = add_plan(of[each.precision], each.model, feeds)
+            noted.append(each)
+        except Unsupported as error:
+            noted.append(replace(each, notes=(*each.notes, f"no memory plan: {error}")))
+    return noted, plans
 
 
 def _golden_inputs(exported: Exported, seed: int) -> list[Feeds]:

@@ -80,14 +80,16 @@ def _from_onnx(recipe: Recipe, path: Path, opset: int, ir_version: int, rng: np.
     sha256 = onnx_files.digest([path, *onnx_files.data_files(path, model)])
     if weight_bytes(model) <= INLINE_LIMIT:
         ir.external_data.load_to_model(model)
-    if model.ir_version < 4:  # every initializer had to be an input, then
-        common.RemoveInitializersFromInputsPass()(model)
+    defaults = [v for v in model.graph.inputs if v.name in model.graph.initializers]
+    common.RemoveInitializersFromInputsPass()(model)
     changed = bool(common.InlinePass()(model).modified)
     _declare(model, recipe)
     declared = _declared(model, recipe)
     notes = opsets.fit(model, opset, ir_version)
     compare = parity.with_file if changed or notes else parity.run_file
     words = compare(model, path, declared, rng)
+    if defaults:
+        notes += (f"{len(defaults)} weights could be overridden as inputs of the file; they are constants now",)
     return Exported(model, "onnx", sha256, None, words, declared.inputs, declared.dims, notes)
 
 

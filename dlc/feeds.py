@@ -70,7 +70,7 @@ def _shape(tensor: TensorType, sizes: Mapping[str, int]) -> tuple[int, ...]:
         raise Unsupported(f"input {tensor.name!r} has no rank; declare its shape in the recipe's inputs")
     if missing := [d for d in tensor.shape if isinstance(d, str) and d not in sizes]:
         raise DataError(f"input {tensor.name!r}: no size is given for dimension {missing[0]!r}")
-    return tuple(sizes[d] if isinstance(d, str) else d or 1 for d in tensor.shape)
+    return tuple(sizes[d] if isinstance(d, str) else 1 if d is None else d for d in tensor.shape)
 
 
 def _draw(tensor: TensorType, spec: Input | None, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -51,6 +51,12 @@ class Input:
     low: float | None = None
     high: float | None = None
 
+    def __post_init__(self) -> None:
+        if wrong := [d for d in self.shape if not isinstance(d, (int, str)) or (isinstance(d, int) and d < 0)]:
+            raise RecipeError(f"shape {list(self.shape)}: {wrong[0]!r} is no size; name a dynamic dimension instead")
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise RecipeError(f"inputs are drawn from [low, high), so low={self.low} must be below high={self.high}")
+
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
@@ -78,6 +84,15 @@ class Gates:
     max_latency_ratio: float | None = None
     max_size_ratio: float | None = None
 
+    def __post_init__(self) -> None:
+        for name in ("retention", "cosine"):
+            if not 0 < (share := getattr(self, name)) <= 1:
+                raise RecipeError(f"gate {name}={share} is no share: write 0.99 for 99 %")
+        for name in ("max_latency_ratio", "max_size_ratio"):
+            ratio = getattr(self, name)
+            if ratio is not None and not 0 < ratio < float("inf"):
+                raise RecipeError(f"gate {name}={ratio} is no ratio: write 0.5 for half of FP32's")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -102,6 +117,7 @@ class Recipe:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        self._accept_plain_words()
         if not self.name or not all(c.isalnum() or c in "-_." for c in self.name) or self.name.startswith("."):
             raise RecipeError(f"name {self.name!r} cannot be a folder name: use letters, digits, '-', '_' and '.'")
         if unknown := [v for v in self.variants if v not in PRECISIONS]:
@@ -113,6 +129,22 @@ class Recipe:
                         f"input {name!r} uses dimension {extent!r}, which dims does not declare"
                         f"{suggest(extent, self.dims)}"
                     )
+
+    def _accept_plain_words(self) -> None:
+        """Let a path, a variant and a metric be written as text; refuse containers that are no mapping."""
+        for name in ("inputs", "dims"):
+            if not isinstance(given := getattr(self, name), Mapping):
+                raise RecipeError(f"{name} maps names to declarations, {{'x': …}}; it is a {type(given).__name__}")
+        if isinstance(self.source, str):
+            object.__setattr__(self, "source", Path(self.source))
+        if isinstance(self.variants, str):
+            object.__setattr__(self, "variants", (self.variants,))
+        if isinstance(self.metric, str):
+            from dlc.harness.accuracy import METRICS
+
+            if self.metric not in METRICS:
+                raise RecipeError(f"unknown metric {self.metric!r}{suggest(self.metric, METRICS)}")
+            object.__setattr__(self, "metric", METRICS[self.metric])
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -10,16 +10,40 @@ import onnx_ir as ir
 from dlc.types import Array, Outputs
 
 EPS32 = float(np.finfo(np.float32).eps)
+EPS = {
+    ir.DataType.DOUBLE: float(np.finfo(np.float64).eps),
+    ir.DataType.FLOAT: EPS32,
+    ir.DataType.FLOAT16: float(np.finfo(np.float16).eps),
+    ir.DataType.BFLOAT16: 2.0**-7,
+}
+REDUCTIONS = (
+    "Reduce",
+    "LayerNormalization",
+    "RMSNormalization",
+    "GlobalAveragePool",
+    "Softmax",
+    "LogSoftmax",
+    "Attention",
+)
 
 
 def reassociation(model: ir.Model) -> float:
-    """Bound for FP32 sums taken in another order: 4·n·eps, n the longest dot product with a constant operand.
+    """Bound between two correct computations of a graph: 4·n·eps + 4·eps·nodes, eps of its narrowest float type.
 
-    Higham, Accuracy and Stability of Numerical Algorithms, 2nd ed., section 4.2: each of two orders errs by at most
-    n·eps of the sum of magnitudes; the other factor of 2 leaves room for what later layers do to it.
+    n is the longest sum: products of a dot product with a constant, or elements of a reduced axis. Two orders of one
+    sum each err by at most n·eps of the sum of magnitudes (Higham, Accuracy and Stability of Numerical Algorithms, 2nd
+    ed., section 4.2); the other factor of 2 is for what later layers do to it. The second term lets elementary
+    functions differ by some units in the last place, once a node.
     """
-    longest = max((_dot_length(node) for node in model.graph), default=1)
-    return 4 * max(longest, 1) * EPS32
+    nodes = list(model.graph)
+    longest = max((_sum_length(node) for node in nodes), default=1)
+    return 4 * _eps(nodes) * (max(longest, 1) + len(nodes))
+
+
+def _eps(nodes: list[ir.Node]) -> float:
+    """Return the spacing of numbers at 1 of the narrowest type that a node computes in; FP32 where none is stated."""
+    kinds = {v.dtype for node in nodes for v in node.outputs}
+    return max((EPS[kind] for kind in kinds if kind in EPS), default=EPS32)
 
 
 def distance(got: Outputs, stated: Outputs) -> tuple[float, str]:
@@ -44,8 +68,11 @@ def _relative(a: Array, b: Array) -> float:
     return apart / max(float(np.abs(y).max(initial=0.0)), float(np.finfo(np.float32).tiny)) if apart else 0.0
 
 
-def _dot_length(node: ir.Node) -> int:
-    """Products summed into one output element; 1 for operators that are no dot product with a constant."""
+def _sum_length(node: ir.Node) -> int:
+    """Terms summed into one output element, as far as constant operands and static axes tell; at least 1."""
+    if node.op_type.startswith(REDUCTIONS):
+        read = node.inputs[0] if node.inputs else None
+        return max((d for d in (read.shape or ()) if isinstance(d, int)), default=1) if read is not None else 1
     weight = node.inputs[1] if len(node.inputs) > 1 else None
     if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or weight is None or weight.shape is None:
         return 1

@@ -7,7 +7,6 @@ from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from dlc.types import Array, Bytes
@@ -64,25 +63,18 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def scalar(value: ir.Value | None) -> float | None:
-    """Return the single element of a constant, else None."""
+    """Return the element of a one-element constant of rank 0 or 1, else None: a higher rank would shape a result."""
     array = constant(value)
-    return float(array.reshape(())) if array is not None and array.size == 1 else None
+    return float(array.reshape(())) if array is not None and array.size == 1 and array.ndim <= 1 else None
 
 
 def only_user(value: ir.Value) -> ir.Node | None:
-    """Return the one node that reads a value, else None: no reader, several, or it is a graph output."""
-    users = tuple(value.uses())
-    return users[0].node if len(users) == 1 and not value.is_graph_output() else None
-
-
-def add_initializer(graph: ir.Graph, name: str, array: Array) -> ir.Value:
-    """Register a new initializer under ``name``, or the first free of ``name_1``, ``name_2``, and so on."""
-    taken = graph.initializers
-    unique = name if name not in taken else next(n for i in range(1, 1 << 30) if (n := f"{name}_{i}") not in taken)
-    tensor = ir.tensor(np.ascontiguousarray(array) if array.ndim else array, name=unique)
-    value = ir.Value(name=unique, type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape), const_value=tensor)
-    graph.register_initializer(value)
-    return value
+    """Return the one node that reads a value, else None: no reader, several, one in a subgraph, or a graph output."""
+    users, producer = tuple(value.uses()), value.producer()
+    if len(users) != 1 or value.is_graph_output():
+        return None
+    home = producer.graph if producer is not None else value.graph
+    return users[0].node if users[0].node.graph is home else None
 
 
 def weight_bytes(model: ir.Model) -> Bytes:

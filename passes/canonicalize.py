@@ -66,8 +66,9 @@ class Canonicalize(Pass):
             common.RemoveUnusedNodesPass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.DeduplicateInitializersPass(),
-            common.CommonSubexpressionEliminationPass(),
         )(model)
+        if not any(_draws(node) for node in model.graph.all_nodes()):
+            common.CommonSubexpressionEliminationPass()(model)
         for graph in model.graphs():
             drop_neutral(graph)
         _name_copies(model.graph, before, promised)
@@ -88,6 +89,8 @@ class Canonicalize(Pass):
         from onnxscript.optimizer._constant_folding import FoldConstantsPass
 
         def fold(node: ir.Node) -> bool | None:
+            if _draws(node):
+                return False
             sizes = [v.const_value.size for v in node.inputs if v is not None and v.const_value is not None]
             return False if sum(sizes) > self.max_transpose else None
 
@@ -96,6 +99,11 @@ class Canonicalize(Pass):
             should_fold=fold,
         )  # fmt: skip
         return folding
+
+
+def _draws(node: ir.Node) -> bool:
+    """Whether a node gives other numbers at each run; onnx_ir knows of Random* and Multinomial alone."""
+    return node.op_type == "Bernoulli" or (node.op_type == "Dropout" and len(node.inputs) > 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +177,12 @@ def _bypass(graph: ir.Graph, node: ir.Node, x: ir.Value, y: ir.Value) -> None:
 
 
 def _rules() -> ir.passes.InPlacePass:
-    """Rules that onnxscript applies by default, but those that fold BatchNormalization or take nearly 0 for 0."""
+    """Rules that onnxscript applies by default and that are exact.
+
+    Left out: those that fold BatchNormalization; that take nearly 0 for 0; that merge Clip, Relu, Min and Max whose
+    intervals need not overlap; that take any ScatterND over all rows for a copy, whatever its ``reduction``; and that
+    move a Pad with zeros into ConvInteger, which pads with the zero point.
+    """
     from onnxscript.rewriter import RewritePass
     from onnxscript.rewriter.rules import common as rules
 
@@ -178,15 +191,12 @@ def _rules() -> ir.passes.InPlacePass:
         rules.two_reshapes_matmul_reshape_rule, rules.one_reshape_matmul_reshape_rule,
         rules.cast_constant_of_shape_rule, rules.cast_constant_of_shape_without_value_rule,
         rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.materialize_reshape_shape_rule,
-        rules.min_min_rule, rules.max_max_rule, rules.min_max_rule, rules.max_min_rule,
-        rules.successive_clip_relu_rule, rules.successive_relu_clip_rule, rules.successive_relu_rule,
-        rules.successive_clip_rule,
+        rules.successive_relu_rule,
         rules.cast_cast_rule, rules.no_op_cast_rule, rules.no_op_expand_rule, rules.reshape_reshape_rule,
         rules.slice_split_rule, rules.no_op_transpose_rule, rules.transpose_transpose_rule,
         rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule,
-        rules.no_op_dynamic_scatter_nd_rule, rules.no_op_static_scatter_nd_rule,
-        rules.normalize_pad_format_conv_rule, rules.normalize_pad_format_conv_integer_rule,
-        rules.fuse_pad_into_conv_rule, rules.fuse_pad_into_conv_integer_rule,
+        rules.no_op_dynamic_scatter_nd_rule,
+        rules.normalize_pad_format_conv_rule, rules.fuse_pad_into_conv_rule,
         rules.remove_optional_bias_from_conv_rule, rules.remove_optional_bias_from_conv_transpose_rule,
         rules.remove_optional_bias_from_gemm_rule, rules.remove_optional_bias_from_qlinear_conv_rule,
     ])  # fmt: skip

@@ -17,7 +17,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site, add_initializer, constant, only_user, rewritten
+from dlc.passes.base import Pass, Rewritten, Site, constant, only_user, rewritten
+from dlc.passes.emit import Emitter
 from dlc.types import Array, Floats
 
 EPSILON = 1e-5
@@ -51,10 +52,10 @@ def _fold(graph: ir.Graph, bn: ir.Node) -> str | None:  # noqa: PLR0911 - one re
         return "runs in training mode"
     if (params := _params(bn)) is None:
         return "scale, bias, mean or variance is not constant"
-    if only_user(x) is None:
-        return f"the output of {before.op_type} has another reader or is a graph output"
     if before.graph is not bn.graph:
         return f"{before.op_type} belongs to another graph"
+    if only_user(x) is None:
+        return f"the output of {before.op_type} has another reader or is a graph output"
     w = before.inputs[1]
     if w is None or (weight := constant(w)) is None:
         return f"the weight of {before.op_type} is not constant"
@@ -121,10 +122,10 @@ def _replace(graph: ir.Graph, node: ir.Node, weight: Array, bias: Floats, params
     """Give the node a new weight and bias, computed in 64 bits and rounded once."""
     scaled = SCALED[node.op_type](node, weight.astype(np.float64), params.scale)
     shifted = bias * params.scale + params.shift
-    old = node.inputs[1:3]
+    old, emit = node.inputs[1:3], Emitter(graph)
     node.resize_inputs(3)
-    node.replace_input_with(1, add_initializer(graph, f"{node.name}.weight", scaled.astype(weight.dtype)))
-    node.replace_input_with(2, add_initializer(graph, f"{node.name}.bias", shifted.astype(weight.dtype)))
+    node.replace_input_with(1, emit.constant(f"{node.name}.weight", scaled.astype(weight.dtype)))
+    node.replace_input_with(2, emit.constant(f"{node.name}.bias", shifted.astype(weight.dtype)))
     if node.attributes.get_float("beta", 1.0) != 1.0:
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     _drop_unused(old)

@@ -42,7 +42,7 @@ class Match:
     last: ir.Node
 
 
-def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
+def find(softmax: ir.Node) -> Match | str:  # noqa: C901, PLR0911 - one return a guard
     """Find the attention around a Softmax, or say why there is none."""
     after = _after(softmax)
     if isinstance(after, str):
@@ -63,6 +63,8 @@ def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
         return "queries, keys and values differ in their heads"
     if v.scale != 1.0:
         return "the values are scaled"
+    if scale * q.scale * k.scale <= 0:
+        return "the scale is not positive, which no attention operator takes"
     if guarded and not (mask is None or _finite(mask)):
         return "the mask may be infinite: rows without a visible key are guarded"
     if reason := _unfit(mask, q, k):

@@ -105,6 +105,9 @@ class _Rewriter:
             return reason
         if rows is None or rows.ndim != 2 or node.attributes.get_int("axis", 0) != 0:
             return "not a lookup of the rows of a matrix"
+        others = {u.node.op_type for u in table.uses()} - {"Gather", "Gemm", "MatMul"}
+        if others:
+            return f"the table is also read by {min(others)}, which keeps it in FP32: the file would hold it twice"
         if rows.size < self.options.min_elements:
             return f"the table has {rows.size} elements, fewer than min_elements={self.options.min_elements}"
         quantized, scale = quantize(rows, axis=1, limit=FULL)

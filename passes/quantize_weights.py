@@ -221,5 +221,5 @@ def _reads_packed(node: ir.Node) -> bool:
     n = _tensor(weights[1]).shape[0 if node.attributes.get_int("transB", 0) else 1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     array = constant(bias)
-    fits = bias is None or (array is not None and array.size in (1, n) and array.shape[-1:] in ((), (1,), (n,)))
+    fits = bias is None or (array is not None and array.size in (1, n) and array.shape[:-1] in ((), (1,)))
     return fits and not node.attributes.get_int("transA", 0)

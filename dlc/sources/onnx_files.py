@@ -16,6 +16,7 @@ RUNTIME_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.
 """Operator domains that ONNX Runtime has kernels for."""
 
 BLOCK: Bytes = 1 << 20
+STRING = ir.DataType.STRING
 
 
 def read(path: Path, newest_opset: int) -> ir.Model:
@@ -29,6 +30,7 @@ def read(path: Path, newest_opset: int) -> ir.Model:
     ir.external_data.set_base_dir(model.graph, path.parent)
     _check_external_data(path, model)
     _check_domains(path, model)
+    _check_kinds(path, model)
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
@@ -119,6 +121,17 @@ def _external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
             for attr in node.attributes.values():
                 if attr.type == ir.AttributeType.TENSOR and isinstance(attr.value, ir.ExternalTensor):
                     yield attr.value
+
+
+def _check_kinds(path: Path, model: ir.Model) -> None:
+    """Raise Unsupported for an input or output that is no tensor of numbers."""
+    for role, values in (("input", model.graph.inputs), ("output", model.graph.outputs)):
+        for value in values:
+            if (value.type is not None and not isinstance(value.type, ir.TensorType)) or value.dtype is STRING:
+                raise Unsupported(
+                    f"{path}: {role} {value.name!r} is {value.type}; dlc judges tensors of numbers: export the model "
+                    "without it (from scikit-learn: zipmap=False and integer labels)"
+                )
 
 
 def _check_domains(path: Path, model: ir.Model) -> None:

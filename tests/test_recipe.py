@@ -1,0 +1,65 @@
+"""Declarations check themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlc import Dim, Gates, Input, Recipe
+from dlc.errors import RecipeError
+
+
+@pytest.mark.parametrize(
+    ("gates", "says"),
+    [
+        ({"retention": 99}, "write 0.99"),
+        ({"retention": float("nan")}, "retention=nan"),
+        ({"cosine": 5}, "cosine=5"),
+        ({"max_latency_ratio": float("nan")}, "max_latency_ratio"),
+        ({"max_size_ratio": -1}, "write 0.5"),
+    ],
+)
+def test_gates(gates: dict[str, float], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        Gates(**gates)
+
+
+def test_inputs() -> None:
+    with pytest.raises(RecipeError, match="-1 is no size"):
+        Input("float32", (-1, 16))
+    with pytest.raises(RecipeError, match="low=2"):
+        Input("float32", (4,), low=2, high=1)
+
+
+def test_dims() -> None:
+    with pytest.raises(RecipeError, match="1 <= min <= max"):
+        Dim(4, 2)
+    with pytest.raises(RecipeError, match="outside 1"):
+        Dim(1, 4, typical=9)
+
+
+@pytest.mark.parametrize(
+    ("declared", "says"),
+    [
+        ({"inputs": [Input("float32", (4,))]}, "inputs maps names"),
+        ({"dims": ["n"]}, "dims maps names"),
+        ({"metric": "top2"}, "did you mean 'top1'"),
+        ({"variants": "int9"}, "unknown variant 'int9'"),
+        ({"name": "../up"}, "cannot be a folder name"),
+        ({"inputs": {"x": Input("float32", ("btch", 4))}, "dims": {"batch": Dim()}}, "did you mean 'batch'"),
+    ],
+)
+def test_wrong_declarations(declared: dict[str, Any], says: str) -> None:
+    with pytest.raises(RecipeError, match=says):
+        Recipe(**{"name": "m", "source": Path("m.onnx"), **declared})
+
+
+def test_plain_words_will_do() -> None:
+    words: dict[str, Any] = {"source": "m.onnx", "metric": "top1", "variants": "int8"}
+    recipe = Recipe(name="m", **words)
+    assert recipe.source == Path("m.onnx")
+    assert recipe.variants == ("int8",)
+    assert recipe.metric is not None
+    assert recipe.metric.name == "top1"
