@@ -6,7 +6,8 @@ if TYPE_CHECKING:
     from dlc.artifact import Artifact
     from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
     from dlc.recipe import Dataset, Dim, Gates, Input, Recipe
-    from dlc.target import Target
+    from dlc.sources.recipe_files import load_recipe
+    from dlc.target import Target, detect
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Target",
     "__version__",
     "compile",
+    "detect",
+    "load_recipe",
 ]
 
 _HOME = {
@@ -32,6 +35,8 @@ _HOME = {
     "Recipe": "dlc.recipe",
     "Target": "dlc.target",
     "compile": "dlc.compiler",
+    "detect": "dlc.target",
+    "load_recipe": "dlc.sources.recipe_files",
 }
 
 

@@ -46,7 +46,7 @@ def test_every_verb_has_a_page() -> None:
 def test_python_example_runs(page: str, said: str, folder: Path) -> None:
     [code] = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
     child = subprocess.run(
-        [sys.executable, "-c", code.replace('Path("build")', 'Path("build-api")')],
+        [sys.executable, "-c", code.replace('"build"', '"build-api"')],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr

@@ -18,7 +18,7 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -52,11 +52,12 @@ def _load(spec: str, document: recipe_toml.Document | None) -> Recipe:
     if spec in ZOO:
         made: Recipe = look_up(ZOO[spec])()
         return made
-    if path.suffix == ".py":
+    suffix = path.suffix.lower()
+    if suffix == ".py":
         return _from_python(path)
-    if path.suffix == ".toml":
+    if suffix == ".toml":
         return _from_toml(path)
-    if path.suffix in (".onnx", ".pt2"):
+    if suffix in (".onnx", ".pt2"):
         return Recipe(name=_name(path.stem), source=path)
     if FACTORY.fullmatch(spec):
         return _from_factory(spec, bool(document and document.inputs))
@@ -163,9 +164,10 @@ def _checked(made: Unchecked, where: str, folder: Path) -> Recipe:
 
 @contextmanager
 def _user_code(path: Path | None, name: str = "") -> Iterator[None]:
-    """Turn whatever a user's file raises into a RecipeError with the line that raised it."""
+    """Turn what a user's file raises into a RecipeError with the line that raised it; what it prints is no result."""
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     except RecipeError as error:
         raise RecipeError(f"{_line(error, path) or name}: {error}") from error
     except DlcError:
@@ -174,13 +176,17 @@ def _user_code(path: Path | None, name: str = "") -> Iterator[None]:
         raise RecipeError(f"{error.filename}:{error.lineno}: {error.msg}") from error
     except (Exception, SystemExit) as error:
         where = _line(error, path) or name
-        raise RecipeError(f"{where}: {_keyword(error) or f'{type(error).__name__}: {error}'}") from error
+        raise RecipeError(f"{where}: {_keyword(error) or f'{type(error).__name__}: {_one_line(error)}'}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _line(error: BaseException, path: Path | None) -> str:
     """``file:line`` of the innermost frame in the user's file."""
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if path is not None and Path(f.filename) == path]
+    lines = [f.lineno for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
     return f"{path}:{lines[-1]}" if lines else str(path or "")
 
 

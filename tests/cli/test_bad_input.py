@@ -125,7 +125,7 @@ def test_unknown_key_in_python(cli: Cli, tmp_path: Path) -> None:
     ran = cli("compile", "r.py")
     assert ran.code == 2
     assert "dimensions" in ran.err
-    assert "r.py" in ran.err
+    assert "r.py:2" in ran.err
 
 
 def test_module_whose_forward_fails(cli: Cli, tmp_path: Path) -> None:
@@ -210,3 +210,23 @@ def test_no_disk_space_is_said_and_leaves_nothing(tmp_path: Path, model: Path) -
     assert child.returncode == 2, err
     assert "cannot write" in err
     assert list((tmp_path / "build").iterdir()) == []
+
+
+@pytest.mark.usefixtures("model")
+def test_a_recipe_that_prints_leaves_json_alone(cli: Cli, tmp_path: Path) -> None:
+    import json
+
+    (tmp_path / "r.py").write_text(
+        "from dlc import Recipe\nprint('hello')\nrecipe = Recipe(name='r', source='centres.onnx', variants='fp32')\n"
+    )
+    ran = cli("compile", "r.py", "--format", "json")
+    assert ran.judged, ran.err
+    assert json.loads(ran.out)["name"] == "r"
+    assert "hello" in ran.err
+
+
+def test_an_error_of_several_lines_is_one_line(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "r.py").write_text("raise RuntimeError('first\\nsecond\\nthird')\n")
+    ran = cli("compile", "r.py")
+    assert ran.code == 2
+    assert ran.err.splitlines() == ["error: r.py:1: RuntimeError: first second third"]
