@@ -21,7 +21,15 @@ def test_bound_grows_with_the_longest_dot_product() -> None:
         HEAD + "g (float[n, 4, 8, 8] x, float[6, 4, 3, 3] w) => (float[n, 6, 6, 6] y) { y = Conv(x, w) }"
     )
     none = ir.from_onnx_text(HEAD + "g (float[n] x) => (float[n] y) { y = Relu(x) }")
-    assert [reassociation(m) / (4 * EPS32) for m in (gemm, flipped, conv, none)] == [3, 3, 36, 1]
+    assert [reassociation(m) / (4 * EPS32) for m in (gemm, flipped, conv, none)] == [3 + 1, 3 + 1, 36 + 1, 1 + 1]
+
+
+def test_bound_counts_reduced_axes_and_the_narrowest_type() -> None:
+    norm = "y = LayerNormalization(x, s)"
+    wide = ir.from_onnx_text(HEAD + f"g (float[n, 64] x, float[64] s) => (float[n, 64] y) {{ {norm} }}")
+    half = ir.from_onnx_text(HEAD + f"g (float16[n, 64] x, float16[64] s) => (float16[n, 64] y) {{ {norm} }}")
+    assert reassociation(wide) / (4 * EPS32) == 64 + 1
+    assert reassociation(half) / (4 * float(np.finfo(np.float16).eps)) == 64 + 1
 
 
 def test_two_orders_of_one_sum_stay_within_the_bound() -> None:
