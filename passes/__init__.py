@@ -8,6 +8,8 @@ PASSES = {
     "fuse-attention": "dlc.passes.fuse_attention:FuseAttention",
     "fuse-gelu": "dlc.passes.fuse_gelu:FuseGelu",
     "fuse-layer-norm": "dlc.passes.fuse_layer_norm:FuseLayerNorm",
+    "split-residual": "dlc.passes.split_residual:SplitResidual",
+    "unroll-grid": "dlc.passes.unroll_grid:UnrollGrid",
     "quantize-dynamic": "dlc.passes.quantize_dynamic:QuantizeDynamic",
     "quantize-static": "dlc.passes.quantize_static:QuantizeStatic",
     "quantize-weights": "dlc.passes.quantize_weights:QuantizeWeights",

@@ -14,12 +14,18 @@ from dlc.types import Array, Bytes
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """One place where a rewrite could apply. ``reason`` is None where it was applied, else why it was not."""
+    """One place where a rewrite could apply. ``reason`` is None where it was applied, else why it was not.
+
+    ``before``, ``after``: names of the nodes that were replaced and of those in their place; what is timed to decide.
+    A node in both was changed in place, or is context without which the difference would not show.
+    """
 
     rewrite: str
     node: str
     op: str
     reason: str | None = None
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
 
     @property
     def applied(self) -> bool:

@@ -10,10 +10,13 @@ from dlc.types import Array
 
 
 class Emitter:
-    """Makes nodes and initializers of one graph; it reads the taken names once, so make it anew for each rewrite."""
+    """Makes nodes and initializers of one graph. It reads the taken names once: make one a pass, not one a site."""
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, taken: set[str | None] | None = None) -> None:
         self.graph = graph
+        if taken is not None:
+            self._taken = taken
+            return
         self._taken = {v.name for v in (*graph.inputs, *graph.initializers.values())}
         for node in ir.traversal.RecursiveGraphIterator(graph):
             self._taken.update(v.name for v in node.outputs)

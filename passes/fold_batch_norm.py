@@ -17,8 +17,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site, constant, only_user, rewritten
-from dlc.passes.emit import Emitter
+from dlc.passes.base import constant, only_user
+from dlc.passes.edit import Edit
+from dlc.passes.rewrite import Rewrite
 from dlc.types import Array, Floats
 
 EPSILON = 1e-5
@@ -26,7 +27,7 @@ EPSILON = 1e-5
 
 
 @dataclass(frozen=True)
-class FoldBatchNorm(Pass):
+class FoldBatchNorm(Rewrite):
     """BatchNormalization after Conv, ConvTranspose or Gemm disappears into their weight and bias.
 
     Not applied if a parameter is not constant, if the output of the node before it is read elsewhere or is a graph
@@ -35,15 +36,24 @@ class FoldBatchNorm(Pass):
 
     name: ClassVar[str] = "fold-batch-norm"
 
-    def call(self, model: ir.Model) -> Rewritten:
-        """Visit every BatchNormalization of the graph and its subgraphs."""
-        nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
-        found = [n for n in nodes if n.op_type == "BatchNormalization" and n.domain == ""]
-        return rewritten(model, [Site(self.name, n.name or "", n.op_type, _fold(model.graph, n)) for n in found])
+    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        """Return every BatchNormalization."""
+        return (n for n in graph if n.op_type == "BatchNormalization" and n.domain == "")
+
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
+        """Fold one BatchNormalization."""
+        if isinstance(found := _match(node), str):
+            return found
+        before, weight, bias, params = found
+        _scale(before, weight, bias, params, edit)
+        edit.context(before)
+        edit.stand_in(node.outputs[0], before.outputs[0])
+        edit.remove(node)
+        return None
 
 
-def _fold(graph: ir.Graph, bn: ir.Node) -> str | None:  # noqa: PLR0911 - one return a guard
-    """Fold one BatchNormalization and return None, or return why not."""
+def _match(bn: ir.Node) -> tuple[ir.Node, Array, Floats, _Params] | str:  # noqa: PLR0911 - one return a guard
+    """Return the node before, its weight and bias, and what to fold into them; or say why not."""
     x = bn.inputs[0]
     before = x.producer() if x is not None else None
     if x is None or before is None or before.domain != "" or before.op_type not in SCALED:
@@ -63,9 +73,7 @@ def _fold(graph: ir.Graph, bn: ir.Node) -> str | None:  # noqa: PLR0911 - one re
         return f"the weight of {before.op_type} has another reader"
     if (bias := _bias(before)) is None:
         return f"the bias of {before.op_type} is not one constant per channel"
-    _replace(graph, before, weight, bias, params)
-    _bypass(before, bn)
-    return None
+    return before, weight, bias, params
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,33 +126,14 @@ SCALED: dict[str, Callable[[ir.Node, Floats, Floats], Floats]] = {
 }
 
 
-def _replace(graph: ir.Graph, node: ir.Node, weight: Array, bias: Floats, params: _Params) -> None:
+def _scale(node: ir.Node, weight: Array, bias: Floats, params: _Params, edit: Edit) -> None:
     """Give the node a new weight and bias, computed in 64 bits and rounded once."""
     scaled = SCALED[node.op_type](node, weight.astype(np.float64), params.scale)
     shifted = bias * params.scale + params.shift
-    old, emit = node.inputs[1:3], Emitter(graph)
+    old = node.inputs[1:3]
     node.resize_inputs(3)
-    node.replace_input_with(1, emit.constant(f"{node.name}.weight", scaled.astype(weight.dtype)))
-    node.replace_input_with(2, emit.constant(f"{node.name}.bias", shifted.astype(weight.dtype)))
+    node.replace_input_with(1, edit.constant(f"{node.name}.weight", scaled.astype(weight.dtype)))
+    node.replace_input_with(2, edit.constant(f"{node.name}.bias", shifted.astype(weight.dtype)))
     if node.attributes.get_float("beta", 1.0) != 1.0:
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
-    _drop_unused(old)
-
-
-def _bypass(node: ir.Node, bn: ir.Node) -> None:
-    """Let the node before stand in for the BatchNormalization, under the name of its output."""
-    mine, y, params = node.outputs[0], bn.outputs[0], bn.inputs[1:]
-    name, kind, shape = y.name, y.type, y.shape
-    ir.convenience.replace_all_uses_with(y, mine, replace_graph_outputs=True)
-    assert bn.graph is not None
-    bn.graph.remove(bn, safe=True)
-    mine.name, mine.type, mine.shape = name, kind, shape
-    _drop_unused(params)
-
-
-def _drop_unused(values: Iterable[ir.Value | None]) -> None:
-    for value in values:
-        if value is None or not value.is_initializer() or value.is_graph_input() or value.is_graph_output():
-            continue
-        if not value.uses() and value.graph is not None and value.name is not None:
-            value.graph.initializers.pop(value.name)
+    edit.drop_unused(old)

@@ -8,16 +8,16 @@ The three factors may be multiplied in any order. The exact form only: the one w
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site, only_user, rewritten, scalar
-from dlc.passes.emit import Emitter
-from dlc.passes.replace import prune, take_over
-from dlc.passes.weighted import label
+from dlc.passes.base import only_user, scalar
+from dlc.passes.edit import Edit
+from dlc.passes.rewrite import Rewrite
 
 GELU = 20
 """First opset with the operator Gelu."""
@@ -26,7 +26,7 @@ ROUNDING = 2 * float(np.finfo(np.float32).eps)
 
 
 @dataclass(frozen=True)
-class FuseGelu(Pass):
+class FuseGelu(Rewrite):
     """``0.5 * x * (1 + erf(x / sqrt(2)))`` becomes Gelu.
 
     Not applied below opset 20, if the constants are others (1.4142 is not sqrt(2)), if a value in between has another
@@ -35,38 +35,38 @@ class FuseGelu(Pass):
 
     name: ClassVar[str] = "fuse-gelu"
 
-    def call(self, model: ir.Model) -> Rewritten:
-        """Visit each Erf and each Gelu."""
-        opset = model.graph.opset_imports.get("", 1)
-        found = [n for n in model.graph if n.domain == "" and n.op_type in ("Erf", "Gelu")]
-        sites = [Site(self.name, label(n), n.op_type, _fuse(model.graph, n, opset)) for n in found]
-        return rewritten(model, sites)
+    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        """Return each Erf and each Gelu."""
+        return (n for n in graph if n.domain == "" and n.op_type in ("Erf", "Gelu"))
+
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
+        """Fuse around one Erf."""
+        if node.op_type == "Gelu":
+            return "already fused"
+        if (opset := edit.model.graph.opset_imports.get("", 1)) < GELU:
+            return f"opset {opset} has no Gelu; it came with {GELU}"
+        if isinstance(found := _match(node), str):
+            return found
+        x, last = found
+        y = last.outputs[0]
+        edit.replace(last, edit.node("Gelu", [x], f"{last.name}.gelu", dtype=y.dtype, shape=y.shape))
+        return None
 
 
-def _fuse(graph: ir.Graph, node: ir.Node, opset: int) -> str | None:  # noqa: PLR0911 - one return a guard
-    """Fuse around one Erf and return None, or return why not."""
-    if node.op_type == "Gelu":
-        return "already fused"
-    if opset < GELU:
-        return f"opset {opset} has no Gelu; it came with {GELU}"
-    scale, x = _scaled(node.inputs[0])
+def _match(erf: ir.Node) -> tuple[ir.Value, ir.Node] | str:
+    """Return x and the node that completes the product, or say why there is none."""
+    scale, x = _scaled(erf.inputs[0])
     if x is None or abs(scale * math.sqrt(2) - 1) > ROUNDING:
         return "the argument of erf is not x / sqrt(2)"
     if x.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
         return f"dtype is {x.dtype.name if x.dtype else 'unknown'}, not FLOAT or FLOAT16"
-    plus = only_user(node.outputs[0])
+    plus = only_user(erf.outputs[0])
     if plus is None:
         return "erf has another reader or is a graph output"
     if plus.op_type != "Add" or 1.0 not in [scalar(v) for v in plus.inputs]:
         return "1 is not added to erf"
     last = _product(plus, x)
-    if isinstance(last, str):
-        return last
-    y = last.outputs[0]
-    gelu = Emitter(graph).node("Gelu", [x], f"{last.name}.gelu", dtype=y.dtype, shape=y.shape)
-    graph.insert_before(last, gelu)
-    prune(graph, take_over(last, gelu))
-    return None
+    return last if isinstance(last, str) else (x, last)
 
 
 def _product(plus: ir.Node, x: ir.Value) -> ir.Node | str:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dlc.passes.base import constant, only_user
-from dlc.passes.emit import Emitter
+from dlc.passes.edit import Edit
 from dlc.types import Array
 
 
@@ -25,7 +25,7 @@ class _Projection:
     bias: Array | None  # [N]
 
 
-def pack(emit: Emitter, values: Sequence[ir.Value | None], before: ir.Node) -> list[ir.Value] | None:
+def pack(emit: Edit, values: Sequence[ir.Value | None], before: ir.Node) -> list[ir.Value] | None:
     """Compute values together, by nodes put in before a node; None if they are not biased products of one input.
 
     Nothing else may read them or the products behind them, and two of them may not be one and the same.
@@ -51,8 +51,7 @@ def pack(emit: Emitter, values: Sequence[ir.Value | None], before: ir.Node) -> l
         "", "Split", [nodes[-1].outputs[0], emit.constant(f"{name}.sizes", np.array(sizes, np.int64))],
         [ir.AttrInt64("axis", -1)], outputs=outputs, name=emit.fresh(f"{name}.split"),
     )  # fmt: skip
-    assert emit.graph is before.graph
-    emit.graph.insert_before(before, [*nodes, split])
+    emit.insert_before(before, [*nodes, split])
     return outputs
 
 

@@ -23,6 +23,8 @@ from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
+from dlc.passes.split_residual import SplitResidual
+from dlc.passes.unroll_grid import UnrollGrid
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.target import Target
@@ -32,7 +34,7 @@ from dlc.types import Bytes
 def rewrites(target: Target) -> tuple[Pass, ...]:
     """Rewrites of the FP32 graph, in order; each stays only if the whole model is no slower with it."""
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
-    return (FoldBatchNorm(), FuseLayerNorm(), FuseGelu(), attention)
+    return (FoldBatchNorm(), FuseLayerNorm(), SplitResidual(), FuseGelu(), UnrollGrid(), attention)
 
 
 @dataclass(frozen=True, slots=True)

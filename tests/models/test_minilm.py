@@ -101,8 +101,8 @@ def test_fusions_keep_the_numbers_at_load_and_without(model: ir.Model) -> None:
     for site in (s for r in records for s in r.sites if s.applied):
         found[site.rewrite] += 1
     assert found["fuse-attention"] == 6
-    assert found["index-grid"] == 1
-    assert found["keep-residual"] == 13
+    assert found["unroll-grid"] == 1
+    assert found["split-residual"] == 13
     assert {s.reason for s in records[1].sites if s.rewrite == "fuse-layer-norm"} == {"already fused"}
     assert {s.reason for s in records[2].sites} == {"already fused"}
     assert len(fused.graph) < 0.45 * len(model.graph)

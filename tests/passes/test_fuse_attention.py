@@ -156,6 +156,8 @@ def test_golden_packed() -> None:
         q+k+v = Add(q+k+v.product, q+k+v.bias)
         q+k+v.0, q+k+v.1, q+k+v.2 = Split(q+k+v, q+k+v.sizes)
         y = Attention(q+k+v.0, q+k+v.1, q+k+v.2)
+        zero: []
+        low: []
         q+k+v.weight: [5,18]
         q+k+v.bias: [18]
         q+k+v.sizes: [3]

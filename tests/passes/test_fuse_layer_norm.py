@@ -110,38 +110,3 @@ def test_opset_without_the_operator_is_a_guard() -> None:
     assert [s.reason for s in sites(model, FuseLayerNorm())] == [
         "opset 16 has no LayerNormalization; it came with 17"
     ]  # fmt: skip
-
-
-RESIDUAL = """g (float[n, 4] x, float[n, 4] r) => (float[n, 4] y) <float[4] gamma = {1, 2, 3, 4}> {
-    t = Add(x, r)
-    y = LayerNormalization(t, gamma)
-}"""
-
-
-def test_a_residual_sum_becomes_sum() -> None:
-    model = graph(RESIDUAL)
-    found = sites(model, FuseLayerNorm())
-    assert [(s.rewrite, s.reason) for s in found] == [("fuse-layer-norm", "already fused"), ("keep-residual", None)]
-    assert [n.op_type for n in model.graph] == ["Sum", "LayerNormalization"]
-
-
-def test_a_residual_sum_stays_where_it_is_asked_to() -> None:
-    model = graph(RESIDUAL)
-    before = serialized(model)
-    assert [s.reason for s in sites(model, FuseLayerNorm(keep_residual=False))] == ["already fused"]
-    assert serialized(model) == before
-
-
-def test_a_bias_is_no_residual() -> None:
-    model = graph(RESIDUAL.replace("float[n, 4] r", "float[4] r").replace(", float[4] r)", ")").replace(
-        "<float[4] gamma", "<float[4] r = {1, 1, 1, 1}, float[4] gamma"))  # fmt: skip
-    assert [s.rewrite for s in sites(model, FuseLayerNorm())] == ["fuse-layer-norm"]
-
-
-def test_the_sum_is_exact() -> None:
-    model = graph(RESIDUAL)
-    rng = np.random.default_rng(0)
-    feeds = {name: rng.standard_normal((3, 4)).astype(np.float32) for name in ("x", "r")}
-    before = compute(model, feeds)["y"]
-    sites(model, FuseLayerNorm())
-    assert np.array_equal(compute(model, feeds)["y"], before)

@@ -8,16 +8,43 @@ exported, that is a dozen nodes that build the grid and look up what is already 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from dlc.interface import Extent
 from dlc.passes.base import constant, scalar
-from dlc.passes.emit import Emitter
+from dlc.passes.edit import Edit
 from dlc.passes.extents import contents, extents
-from dlc.passes.replace import prune, take_over
+from dlc.passes.rewrite import Rewrite
+
+
+@dataclass(frozen=True)
+class UnrollGrid(Rewrite):
+    """GatherND at every position of a grid becomes Unsqueeze.
+
+    Not applied if the indices are no grid, or one that does not cover the data in order or repeats it. Sites are the
+    GatherND nodes.
+    """
+
+    name: ClassVar[str] = "unroll-grid"
+
+    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        """Return every GatherND."""
+        return (n for n in graph if n.op_type == "GatherND" and n.domain == "")
+
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
+        """Replace one GatherND."""
+        if isinstance(found := _inserted_axes(node), str):
+            return found
+        y = node.outputs[0]
+        axes = edit.constant(f"{node.name}.axes", np.array(found, np.int64))
+        view = edit.node("Unsqueeze", [node.inputs[0], axes], f"{node.name}.view", dtype=y.dtype, shape=y.shape)
+        edit.replace(node, view)
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +55,8 @@ class _Coordinate:
     size: Extent
 
 
-def unroll(graph: ir.Graph, node: ir.Node) -> str | None:
-    """Replace one GatherND and return None, or return why not."""
+def _inserted_axes(node: ir.Node) -> list[int] | str:
+    """Return the axes that the grid adds to the data, or say why the lookup is no view."""
     data, indices = node.inputs
     assert data is not None
     grid, sizes = _made_by(indices, "Concat"), extents(data)
@@ -44,14 +71,7 @@ def unroll(graph: ir.Graph, node: ir.Node) -> str | None:
     if places != sorted(set(places)) or [c.size for c in found if c is not None] != list(sizes) or None in sizes:
         return "the grid does not cover the data in order"
     others = [i for i in range(len(target)) if i not in places]
-    if any(target[i] != 1 for i in others):
-        return "the grid repeats the data"
-    emit, y = Emitter(graph), node.outputs[0]
-    axes = emit.constant(f"{node.name}.axes", np.array(others, np.int64))
-    view = emit.node("Unsqueeze", [data, axes], f"{node.name}.view", dtype=y.dtype, shape=y.shape)
-    graph.insert_before(node, view)
-    prune(graph, take_over(node, view))
-    return None
+    return "the grid repeats the data" if any(target[i] != 1 for i in others) else others
 
 
 def _target(columns: list[ir.Node | None]) -> tuple[Extent, ...] | None:

@@ -5,7 +5,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from dlc.passes.fuse_attention import FuseAttention
+from dlc.passes.unroll_grid import UnrollGrid
 from tests.passes.texts import compute, expected, graph, serialized, sites, text
 
 GRID = """g (int64[b, s] x) => (int64[b, 1, 1, s] y)
@@ -51,7 +51,7 @@ def test_golden() -> None:
     model = grid(GRID)
     x = np.arange(6).reshape(2, 3)
     before = compute(model, {"x": x})["y"]
-    assert [(s.rewrite, s.reason) for s in sites(model, FuseAttention())] == [("index-grid", None)]
+    assert [(s.rewrite, s.reason) for s in sites(model, UnrollGrid())] == [("unroll-grid", None)]
     assert text(model) == expected("""
         y = Unsqueeze(x, node.axes)
         node.axes: [2]
@@ -81,5 +81,5 @@ GUARDS = [
 def test_guard(reason: str, body: str, annotated: dict[str, Shape]) -> None:
     model = grid(body, annotated)
     before = serialized(model)
-    assert [s.reason for s in sites(model, FuseAttention())] == [reason]
+    assert [s.reason for s in sites(model, UnrollGrid())] == [reason]
     assert serialized(model) == before

@@ -1,0 +1,70 @@
+"""Rewrites: passes that visit places one by one, so that each can be timed, and kept or left, on its own."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Self
+
+import onnx_ir as ir
+
+from dlc.passes.base import Pass, Rewritten, Site, rewritten
+from dlc.passes.edit import Edit
+from dlc.passes.weighted import label
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rewrite(Pass):
+    """One form of computation in place of another with the same result.
+
+    ``skip``: labels of nodes at which the rewrite must not apply, each with the reason, as measuring found them.
+    """
+
+    skip: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def alternatives(self) -> tuple[Self, ...]:
+        """Return the forms to choose from, by measurement: this pass with different options."""
+        return (self,)
+
+    @abstractmethod
+    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        """Return the nodes of one graph at which the rewrite may apply; each becomes a site."""
+
+    @abstractmethod
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
+        """Rewrite at one node and return None, or change nothing and return why not."""
+
+    def prepare(self, model: ir.Model) -> None:
+        """Change what concerns the whole model; called once, before any site."""
+
+    def call(self, model: ir.Model) -> Rewritten:
+        """Visit every candidate of the model's graphs, in order."""
+        self.prepare(model)
+        taken = names(model)
+        sites: list[Site] = []
+        for graph in [model.graph, *model.graph.subgraphs()]:
+            edit = Edit(model, graph, taken)
+            found = list(self.candidates(graph))
+            sites += [self._visit(node, edit) for node in found if node.graph is graph]
+        return rewritten(model, sites)
+
+    def _visit(self, node: ir.Node, edit: Edit) -> Site:
+        name, op = label(node), node.op_type
+        if (reason := self.skip.get(name)) is not None:
+            return Site(self.name, name, op, reason)
+        edit.begin()
+        if (reason := self.rewrite(node, edit)) is not None:
+            return Site(self.name, name, op, reason)
+        return Site(self.name, name, op, None, edit.before, edit.after)
+
+
+def names(model: ir.Model) -> set[str | None]:
+    """Return the names of all values and nodes of a model."""
+    taken: set[str | None] = set()
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        taken.update(v.name for v in (*graph.inputs, *graph.initializers.values()))
+        for node in graph:
+            taken.add(node.name)
+            taken.update(v.name for v in node.outputs)
+    return taken
