@@ -11,10 +11,11 @@ import numpy as np
 import onnx_ir as ir
 
 from dlc.artifact import MANIFEST, Artifact, seal, staging
+from dlc.cost_table import CostTable
 from dlc.costs import Costs
 from dlc.errors import PassError, Unsupported, UserError
 from dlc.export import Exported, export
-from dlc.feeds import distinct_sizes, least_sizes, seeded_feeds, typical_sizes
+from dlc.feeds import distinct_sizes, least_sizes, measured_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import clone
@@ -26,8 +27,9 @@ from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.evidence import BASELINE, Subject, gather
 from dlc.stages.record import check_data, to_manifest
+from dlc.stages.rewriting import rewrite, rewrites
 from dlc.stages.shipping import add_golden, add_plan, ship
-from dlc.stages.variants import Build, build, rewrite
+from dlc.stages.variants import Build, build
 from dlc.target import Target
 from dlc.types import Feeds, Outputs
 
@@ -71,7 +73,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
 
         progress.stage("rewrite and build", 1 + len(precisions))
         equal = _evaluator(costs) if options.check_each_pass else None
-        base = rewrite(exported.model, costs, evaluate=equal)
+        base = rewrite(exported.model, costs, rewrites(target), evaluate=equal)
         built = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
 
         subjects = [ship(folder, b.precision, b.model, costs.config) for b in built if b.model is not None]
@@ -86,7 +88,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)
-    bugs = dict.fromkeys(b.bug for b in (base, *builds) if b.bug)
+    bugs = dict.fromkeys([*base.bugs, *(b.bug for b in builds if b.bug)])
     return Compiled(Artifact.load(out / recipe.name), tuple(bugs))
 
 
@@ -98,11 +100,12 @@ def _precisions(recipe: Recipe, options: Options) -> tuple[Precision, ...]:
 
 
 def _costs(exported: Exported, target: Target, options: Options) -> Costs:
-    """Costs at the typical sizes, on seeded inputs."""
+    """Costs at the typical sizes and at bounds, on seeded inputs."""
     rng = np.random.default_rng(options.seed)
-    feeds = seeded_feeds(Interface.of(exported.model), exported.inputs, typical_sizes(exported.dims), rng)
+    interface = Interface.of(exported.model)
+    points = [seeded_feeds(interface, exported.inputs, sizes, rng) for sizes in measured_sizes(exported.dims)]
     config = SessionConfig(provider=target.provider, intra_op_threads=target.threads)
-    return Costs(target, config, feeds, options.seed, options.cache)
+    return Costs(target, config, points[0], tuple(points[1:]), options.seed, CostTable(options.cache))
 
 
 def _evaluator(costs: Costs) -> Evaluate:

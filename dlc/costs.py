@@ -1,101 +1,136 @@
-"""Measured costs: whether a rewrite makes the whole model faster here, remembered per target.
+"""Measured costs: how long two forms of one computation take on the target, remembered.
 
-Both graphs run interleaved on the target with the session's threads. The answer is kept in an SQLite file under a key
-of target, runtime version, both graphs' text (weights enter by shape, not by value) and the sizes of dynamic dims, so
-a second compile measures nothing and decides the same.
+Both run interleaved with the session's threads, as a default session loads them. An answer is kept under a key of
+target, runtime version, both graphs' text (weights enter by shape, not by value) and the sizes of their inputs, so a
+second compile measures nothing and decides the same.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import os
-import sqlite3
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 import onnx_ir as ir
-import platformdirs
 
-from dlc.harness.measure import latency
+from dlc.cost_table import Cost, CostTable
+from dlc.errors import NotHere
+from dlc.harness.measure import interleaved
 from dlc.harness.statistics import ratio_of_medians
 from dlc.interface import Interface, sizes_of
 from dlc.lookup import load
 from dlc.manifest import Estimate
+from dlc.region import idle, typed
 from dlc.runtimes import RUNTIMES
+from dlc.runtimes.base import Runner
 from dlc.runtimes.session import SessionConfig
 from dlc.target import Target, detect
 from dlc.types import Feeds
 
-ROUNDS = 120
+FEW, ROUNDS = 24, 120
+"""Rounds that show a clear difference, and that try to show a small one."""
 NOISE = 0.02
-"""A rewrite that leaves fewer nodes stays unless it is slower than this, beyond its interval."""
+"""A form with fewer nodes stays unless it is slower than this, beyond its interval."""
+
+
+Calls = Mapping[str, Callable[[], object]]
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Measures on one target, at one set of feeds; ``cache`` None remembers nothing."""
+    """Measures on one target. ``feeds``: at typical sizes. ``bounds``: at the least sizes, and at large ones.
+
+    Where the table carries costs that a target file brought along, they alone decide: another machine's are no
+    substitute.
+    """
 
     target: Target
     config: SessionConfig
     feeds: Feeds
+    bounds: tuple[Feeds, ...] = ()
     seed: int = 0
-    cache: Path | None = None
+    table: CostTable = field(default_factory=CostTable)
 
-    def ratio(self, before: ir.Model, after: ir.Model) -> Estimate:
-        """Latency of ``after`` as a share of ``before``, with its 95 % interval."""
-        key = self._key(before, after)
-        if (known := self._read(key)) is not None:
+    @property
+    def points(self) -> tuple[Feeds, ...]:
+        """Feeds at all sizes that are measured, the typical first."""
+        return (self.feeds, *self.bounds)
+
+    def whole(self, before: ir.Model, after: ir.Model) -> Cost:
+        """Cost of two whole models, a call included, at the typical sizes."""
+        sizes = str(sorted(sizes_of(Interface.of(before), self.feeds).items()))
+        key = self.key(*canonical_text(before), *canonical_text(after), sizes)
+        if (known := self.table.read(key)) is not None:
             return known
-        rng = np.random.default_rng(self.seed)
-        runner = load(RUNTIMES[self.target.provider])
-        with runner(before, self.config) as old, runner(after, self.config) as new:
-            samples = latency({"before": old, "after": new}, self.feeds, rounds=ROUNDS, rng=rng)
-        measured = ratio_of_medians(samples["after"], samples["before"], rng=rng)
-        self._write(key, measured)
-        return measured
+        self.must_be_here()
+        with self._open(before) as old, self._open(after) as new:
+            calls = {"before": lambda: old.infer(self.feeds), "after": lambda: new.infer(self.feeds)}
+            return self._remember(key, self._race(calls, ROUNDS))
+
+    def place(self, key: str, before: ir.Model, after: ir.Model, feeds: Feeds, after_feeds: Feeds) -> Cost:
+        """Cost of one place, without that of a call; more rounds where few do not tell."""
+        if (known := self.table.read(key)) is not None:
+            return known
+        self.must_be_here()
+        models = {"before": typed(before, feeds), "after": typed(after, after_feeds), "idle": idle(before, feeds)}
+        with ExitStack() as stack:
+            runners = {name: stack.enter_context(self._open(model)) for name, model in models.items()}
+            given = {"before": feeds, "after": after_feeds, "idle": feeds}
+            calls = {n: (lambda n=n: runners[n].infer(given[n])) for n in models}
+            cost = self._race(calls, FEW)
+            if cost.ratio.low < 1 + NOISE and cost.ratio.high > 1 - NOISE:
+                cost = self._race(calls, ROUNDS)
+        return self._remember(key, cost)
+
+    def key(self, *parts: str) -> str:
+        """Key of a cost: what is measured, where, and with which options."""
+        seen = hashlib.sha256(self.fingerprint.encode() + msgspec.json.encode(self.config))
+        for part in parts:
+            seen.update(part.encode() + b"\n")
+        return seen.hexdigest()
+
+    @property
+    def fingerprint(self) -> str:
+        """The target whose costs these are: the one that brought them along, else this machine."""
+        return self.target.fingerprint if self.table.carried else here(self.target).fingerprint
 
     def run(self, model: ir.Model) -> None:
         """Run a model once; ModelError if it cannot be loaded or run."""
-        with load(RUNTIMES[self.target.provider])(model, self.config) as runner:
+        with self._open(model) as runner:
             runner.run(self.feeds)
 
-    def _key(self, before: ir.Model, after: ir.Model) -> str:
-        here = detect(self.target.provider, self.target.threads)  # measured here, whatever the target is
-        seen = hashlib.sha256(here.fingerprint.encode() + msgspec.json.encode(self.config))
-        for model in (before, after):
-            seen.update("\n".join(canonical_text(model)).encode())
-        seen.update(str(sorted(sizes_of(Interface.of(before), self.feeds).items())).encode())
-        return seen.hexdigest()
+    def must_be_here(self) -> None:
+        """Raise Unmeasured if this machine is not the one whose costs count."""
+        if self.table.carried and self.target.fingerprint != here(self.target).fingerprint:
+            raise NotHere("not measured on the target: dlc target profile measures it there")
 
-    def _read(self, key: str) -> Estimate | None:
-        rows = self._query("SELECT ratio FROM costs WHERE key = ?", key)
-        return msgspec.json.decode(rows[0][0], type=Estimate) if rows else None
+    def _open(self, model: ir.Model) -> Runner:
+        runner: Runner = load(RUNTIMES[self.target.provider])(model, self.config)
+        return runner
 
-    def _write(self, key: str, ratio: Estimate) -> None:
-        self._query("INSERT OR REPLACE INTO costs VALUES (?, ?)", key, msgspec.json.encode(ratio))
+    def _race(self, calls: Calls, rounds: int) -> Cost:
+        rng = np.random.default_rng(self.seed)
+        samples = interleaved(calls, rounds=rounds, rng=rng, pin=self.config.intra_op_threads == 1)
+        overhead = np.median(samples["idle"]) if "idle" in samples else 0.0
+        before, after = (np.maximum(samples[n] - overhead, 1.0) for n in ("before", "after"))
+        ratio = ratio_of_medians(after, before, rng=rng)
+        return Cost(before_ns=float(np.median(before)), after_ns=float(np.median(after)), ratio=ratio)
 
-    def _query(self, sql: str, *values: str | bytes) -> list[tuple[bytes]]:
-        """Run one statement; a cache that cannot be used is said once, and costs are measured anew."""
-        if self.cache is None:
-            return []
-        try:
-            self.cache.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(str(self.cache), timeout=30)) as db, db:
-                db.execute("CREATE TABLE IF NOT EXISTS costs (key TEXT PRIMARY KEY, ratio BLOB NOT NULL)")
-                return db.execute(sql, values).fetchall()
-        except (OSError, sqlite3.Error) as error:
-            _say_once(f"the cost cache {self.cache} cannot be used, so costs are measured anew: {error}")
-            return []
+    def _remember(self, key: str, cost: Cost) -> Cost:
+        self.table.write(key, self.fingerprint, cost)
+        return cost
+
+
+def here(target: Target) -> Target:
+    """Describe this machine, with the provider and threads of a target."""
+    return detect(target.provider, target.threads)
 
 
 def decide(ratio: Estimate, *, fewer_nodes: bool) -> tuple[bool, str]:
-    """Keep a rewrite that is faster, or that is simpler and not slower; say which."""
+    """Keep a form that is faster, or that is simpler and not slower; say which."""
     if ratio.high < 1:
         return True, "faster"
     if ratio.low > (1 + NOISE if fewer_nodes else 1):
@@ -103,33 +138,24 @@ def decide(ratio: Estimate, *, fewer_nodes: bool) -> tuple[bool, str]:
     return (True, "no slower, and fewer nodes") if fewer_nodes else (False, "no faster: the simpler graph stays")
 
 
-def canonical_text(model: ir.Model) -> Iterator[str]:
-    """Yield a graph's lines with values numbered in order, so that names do not matter; weights by dtype and shape."""
+def canonical_text(model: ir.Model, shapes: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Yield a graph's lines with values numbered in order, so that names do not matter; weights by dtype and shape.
+
+    ``shapes``: texts that stand for the shapes of inputs, by name, where the graph's own do not tell.
+    """
     numbers: dict[ir.Value, int] = {}
 
     def number(value: ir.Value | None) -> str:
         return "" if value is None else f"%{numbers.setdefault(value, len(numbers))}"
 
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        yield f"{number(value)} {value.dtype} {value.shape} {_shape_like(value.const_value)}"
+        shape = (shapes or {}).get(str(value.name)) or value.shape
+        yield f"{number(value)} {value.dtype} {shape} {_shape_like(value.const_value)}"
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        attributes = sorted(
-            f"{a.name}={a.value}" for a in node.attributes.values() if a.type is not ir.AttributeType.GRAPH
-        )
+        attributes = sorted(map(_attribute, node.attributes.values())) if node.attributes else ""
         inputs, outputs = ",".join(map(number, node.inputs)), ",".join(map(number, node.outputs))
         yield f"{outputs} = {node.domain}.{node.op_type}({inputs}) {attributes}"
     yield f"return {','.join(map(number, model.graph.outputs))} {sorted(model.opset_imports.items())}"
-
-
-def default_cache() -> Path:
-    """Return the user's cost cache: in ``$DLC_CACHE_DIR``, else in the platform's cache folder."""
-    named = os.environ.get("DLC_CACHE_DIR")
-    return (Path(named) if named else platformdirs.user_cache_path("dlc")) / "costs.sqlite"
-
-
-@cache
-def _say_once(message: str) -> None:
-    logging.getLogger(__name__).warning(message)
 
 
 def _shape_like(tensor: ir.TensorProtocol | None) -> str:

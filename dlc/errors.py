@@ -9,6 +9,7 @@
     │   ├── Unsupported             valid, but dlc does not do it
     │   └── ArtifactError           an artifact is missing, damaged or in the way
     ├── CapabilityError    exit 3   a provider, tool or package is missing here
+    │   └── NotHere                 a cost that only another machine can measure
     └── PassError          exit 4   a bug of ours
 
 Every message names the culprit and the way out. A failed gate (exit 1) and an inconclusive one (exit 5) are verdicts,
@@ -60,6 +61,10 @@ class CapabilityError(DlcError):
     """A provider, tool or package is missing here; the message gives the command that adds it."""
 
     exit_code = 3
+
+
+class NotHere(CapabilityError):  # noqa: N818 - reads as what it says
+    """A cost is not known, and the target that could tell is another machine."""
 
 
 class PassError(DlcError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,9 @@ from dlc.errors import DataError, Unsupported
 from dlc.interface import Interface, TensorType
 from dlc.recipe import Dim, Input
 from dlc.types import Array, Feeds
+
+GROWTH = 8
+"""How many times the typical number of elements a measurement at large sizes may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,18 @@ def typical_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
 def least_sizes(dims: Mapping[str, Dim]) -> dict[str, int]:
     """Return the smallest sizes that are declared."""
     return {name: dim.min for name, dim in dims.items()}
+
+
+def measured_sizes(dims: Mapping[str, Dim]) -> list[dict[str, int]]:
+    """Sizes at which rewrites are measured: the typical, the least, and large ones, each once.
+
+    The large ones lie between typical and largest, in equal steps of ratio, at most ``GROWTH`` times the elements.
+    """
+    growth = math.prod(dim.max / dim.typical for dim in dims.values())
+    share = min(1.0, math.log(GROWTH) / math.log(growth)) if growth > 1 else 1.0
+    large = {name: max(dim.typical, int(dim.typical * (dim.max / dim.typical) ** share)) for name, dim in dims.items()}
+    points = [typical_sizes(dims), least_sizes(dims), large]
+    return [p for i, p in enumerate(points) if p not in points[:i]]
 
 
 def distinct_sizes(dims: Mapping[str, Dim], fixed: Collection[int] = ()) -> dict[str, int]:

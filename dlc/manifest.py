@@ -30,12 +30,16 @@ class Estimate(Record, frozen=True, kw_only=True):
 
 
 class SiteRecord(Record, frozen=True, kw_only=True):
-    """One place a rewrite considered; ``reason`` is null where it was applied."""
+    """One place a rewrite considered; ``reason`` is null where it was applied.
+
+    ``ratio``: latency of the place afterwards as a share of before, where it was measured on its own.
+    """
 
     rewrite: str
     node: str
     op: str
     reason: str | None
+    ratio: float | None = None
 
 
 class PassEntry(Record, frozen=True, kw_only=True):
@@ -52,12 +56,16 @@ class PassEntry(Record, frozen=True, kw_only=True):
 
 
 class Choice(Record, frozen=True, kw_only=True):
-    """A rewrite that was measured on the whole model: kept or rolled back, and the latency ratio that decided."""
+    """A rewrite, measured on the whole model after its places were chosen one by one: kept, or rolled back.
+
+    ``predicted``: the ratio that the savings of its places add up to. The rewrite ``all`` is every kept one together.
+    """
 
     rewrite: str
     kept: bool
     ratio: Estimate
     reason: str
+    predicted: float | None = None
 
 
 class Quantized(Record, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ Shape = tuple[int, ...]
 def infer_shapes(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Shape]:
     """Return the shape of each tensor by name; tensors whose shape stays unknown are left out."""
     values = list(_values(model.graph))
-    known = {str(v.name): shape for v in values if (shape := _evaluate(v.shape, sizes)) is not None}
+    known = {str(v.name): shape for v in values if (shape := evaluate(v.shape, sizes)) is not None}
     if len(known) < len(values):
         known = {**_inferred(model, sizes), **known}
     return known
@@ -39,7 +39,7 @@ def _values(graph: ir.Graph) -> Iterator[ir.Value]:
         yield from (v for v in node.outputs if v.name)
 
 
-def _evaluate(shape: ir.Shape | None, sizes: Mapping[str, int]) -> Shape | None:
+def evaluate(shape: ir.Shape | None, sizes: Mapping[str, int]) -> Shape | None:
     """Put sizes into a shape; None if a dimension stays unknown."""
     if shape is None:
         return None
@@ -51,10 +51,10 @@ def _inferred(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Shape]:
     """Run ONNX shape inference on a copy with fixed input shapes; an operator it does not know ends it there."""
     copy = model.clone()
     for value in copy.graph.inputs:
-        if (shape := _evaluate(value.shape, sizes)) is not None:
+        if (shape := evaluate(value.shape, sizes)) is not None:
             value.shape = ir.Shape(shape)
     for node in copy.graph:
         for value in node.outputs:
-            value.shape = None if (shape := _evaluate(value.shape, sizes)) is None else ir.Shape(shape)
+            value.shape = None if (shape := evaluate(value.shape, sizes)) is None else ir.Shape(shape)
     inferred = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(copy).model
-    return {str(v.name): s for v in _values(inferred.graph) if (s := _evaluate(v.shape, sizes)) is not None}
+    return {str(v.name): s for v in _values(inferred.graph) if (s := evaluate(v.shape, sizes)) is not None}

@@ -1,8 +1,8 @@
-"""Shapes of inner tensors, measured by a run."""
+"""Inner tensors of a graph, and their shapes, as a run gives them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -11,22 +11,26 @@ from dlc.errors import DlcError, Unsupported
 from dlc.interface import Interface, TensorType
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
-from dlc.types import Array
+from dlc.types import Array, Feeds, Outputs
 
 SEED = 0
 
 
-def traced_shapes(model: ir.Model, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """Run a copy of the model that also returns the named tensors; Unsupported names the first that cannot be had."""
+def traced(model: ir.Model, names: Collection[str], feeds: Sequence[Feeds]) -> list[Outputs]:
+    """Return the named inner tensors of a model, run on each of some feeds; the model's inputs are among them."""
     copy = model.clone()
-    wanted = set(names)
-    exposed = [v for node in copy.graph for v in node.outputs if v.name in wanted and not v.is_graph_output()]
-    copy.graph.outputs.extend(exposed)
+    wanted = set(names) - {v.name for v in copy.graph.outputs}
+    copy.graph.outputs.extend(v for node in copy.graph for v in node.outputs if v.name in wanted)
+    with OrtCpuRunner(copy, SessionConfig(graph_optimization="none")) as runner:
+        return [{**each, **runner.run(each)} for each in feeds]
+
+
+def traced_shapes(model: ir.Model, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the named tensors; Unsupported names the first that cannot be had."""
     rng = np.random.default_rng(SEED)
-    feeds = {t.name: _feed(t, sizes, rng) for t in Interface.of(copy).inputs}
+    feeds = {t.name: _feed(t, sizes, rng) for t in Interface.of(model).inputs}
     try:
-        with OrtCpuRunner(copy, SessionConfig(graph_optimization="none")) as runner:
-            outputs = runner.run(feeds)
+        [outputs] = traced(model, names, [feeds])
     except DlcError as error:
         raise Unsupported(
             f"the shape of tensor {names[0]!r} is unknown, and a run to measure it failed: {error}"

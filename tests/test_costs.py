@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
+from dlc.cost_table import Cost, CostTable
 from dlc.costs import Costs, canonical_text, decide
+from dlc.errors import NotHere
 from dlc.manifest import Estimate
 from dlc.passes.base import clone
 from dlc.runtimes.session import SessionConfig
@@ -27,20 +30,21 @@ def chain(length: int) -> ir.Model:
 
 def costs(cache: Path | None) -> Costs:
     feeds = {"x": np.random.default_rng(0).normal(size=(64, 256)).astype(np.float32)}
-    return Costs(detect(), SessionConfig(), feeds, cache=cache)
+    return Costs(detect(), SessionConfig(), feeds, table=CostTable(cache))
 
 
 def test_a_shorter_chain_is_measured_faster() -> None:
-    ratio = costs(None).ratio(chain(8), chain(1))
-    assert ratio.high < 1
-    assert decide(ratio, fewer_nodes=True) == (True, "faster")
+    cost = costs(None).whole(chain(8), chain(1))
+    assert cost.ratio.high < 1
+    assert cost.saved_ns > 0
+    assert decide(cost.ratio, fewer_nodes=True) == (True, "faster")
 
 
 def test_second_question_is_answered_from_the_cache(tmp_path: Path) -> None:
     cache = tmp_path / "costs.sqlite"
-    first = costs(cache).ratio(chain(2), chain(1))
-    assert costs(cache).ratio(chain(2), chain(1)) == first
-    assert costs(None).ratio(chain(2), chain(1)) != first  # measured anew: no two runs take the same nanoseconds
+    first = costs(cache).whole(chain(2), chain(1))
+    assert costs(cache).whole(chain(2), chain(1)) == first
+    assert costs(None).whole(chain(2), chain(1)) != first  # measured anew: no two runs take the same nanoseconds
 
 
 @pytest.mark.parametrize(
@@ -76,6 +80,34 @@ def test_canonical_text_sees_shape_operands_attributes_and_operators() -> None:
     )
 
 
+def test_a_place_is_measured_without_the_cost_of_a_call() -> None:
+    here = costs(None)
+    whole = here.whole(chain(1), chain(1))
+    place = here.place(here.key("one"), chain(1), chain(1), here.feeds, here.feeds)
+    assert 0 < place.before_ns < whole.before_ns
+    assert place.ratio.low < 1.1
+
+
+def test_costs_that_a_target_file_carries_are_used_and_others_are_not_made_up() -> None:
+    elsewhere = replace(detect(), isa=("some", "other"))
+    feeds = costs(None).feeds
+    known = Cost(before_ns=2.0, after_ns=1.0, ratio=Estimate(value=0.5, low=0.4, high=0.6))
+    blank = Costs(elsewhere, SessionConfig(), feeds, table=CostTable(carried={"x": known}))
+    sizes = str([("n", 64)])
+    key = blank.key(*canonical_text(chain(2)), *canonical_text(chain(1)), sizes)
+    theirs = replace(blank, table=CostTable(carried={key: known}))
+    assert theirs.whole(chain(2), chain(1)) == known
+    with pytest.raises(NotHere, match="dlc target profile"):
+        theirs.whole(chain(3), chain(1))
+
+
+def test_the_key_tells_targets_apart() -> None:
+    mine = Costs(detect(), SessionConfig(), {}, table=CostTable(carried={}))
+    two_threads = Costs(detect(threads=2), SessionConfig(intra_op_threads=2), {})
+    assert mine.key("a") != two_threads.key("a")
+    assert mine.key("a") == mine.key("a")
+
+
 def test_clone_shares_no_type() -> None:
     model = chain(2)
     copy = clone(model)
@@ -95,6 +127,6 @@ def test_a_cache_that_cannot_be_used_is_said_and_costs_are_measured(
         cache.mkdir(parents=True)
     else:
         cache.parent.write_text("")
-    assert costs(cache).ratio(chain(2), chain(1)).value > 0
+    assert costs(cache).whole(chain(2), chain(1)).ratio.value > 0
     assert "cannot be used" in caplog.text
     assert len(caplog.records) == 1

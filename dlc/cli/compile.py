@@ -49,7 +49,7 @@ def command(
     """
     from dlc import target as targets
     from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
-    from dlc.costs import default_cache
+    from dlc.cost_table import default_cache
     from dlc.harness.judge import overall
     from dlc.recipe import Precision
     from dlc.report.table import verdict_rows

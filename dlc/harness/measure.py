@@ -39,7 +39,15 @@ def latency(
     for runner in runners.values():
         runner.interface.check_feeds(feeds)
     calls = {name: (lambda infer=runner.infer: infer(feeds)) for name, runner in runners.items()}
-    with pinned() if can_pin(runners.values()) else contextlib.nullcontext():
+    return interleaved(calls, rounds=rounds, min_seconds=min_seconds, rng=rng, pin=can_pin(runners.values()))
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.0, rng: np.random.Generator,
+    pin: bool = False,
+) -> dict[str, IntArray]:  # fmt: skip
+    """Time calls as ``latency`` does models; ``pin``: on one CPU, for calls that use one thread."""
+    with pinned() if pin else contextlib.nullcontext():
         repeats = {name: _warm_up(call) for name, call in calls.items()}
         with _no_collection():
             return _rounds(calls, repeats, rounds, round(min_seconds * 1e9), rng)

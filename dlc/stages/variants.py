@@ -4,37 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from dlc import manifest, pipeline
 from dlc.calibrate import calibrate
-from dlc.costs import Costs, decide
-from dlc.errors import CapabilityError, ModelError, PassError, Unsupported, UserError
+from dlc.costs import Costs
+from dlc.errors import CapabilityError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
-from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.cast_fp16 import CastFp16
 from dlc.passes.emulate_bf16 import EmulateBf16
-from dlc.passes.fold_batch_norm import FoldBatchNorm
-from dlc.passes.fuse_attention import FuseAttention
-from dlc.passes.fuse_gelu import FuseGelu
-from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
-from dlc.passes.split_residual import SplitResidual
-from dlc.passes.unroll_grid import UnrollGrid
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
+from dlc.stages.rewriting import Rewritten
 from dlc.target import Target
 from dlc.types import Bytes
-
-
-def rewrites(target: Target) -> tuple[Pass, ...]:
-    """Rewrites of the FP32 graph, in order; each stays only if the whole model is no slower with it."""
-    attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
-    return (FoldBatchNorm(), FuseLayerNorm(), SplitResidual(), FuseGelu(), UnrollGrid(), attention)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,44 +39,12 @@ class Build:
     bug: PassError | None = None
 
 
-def rewrite(model: ir.Model, costs: Costs, *, evaluate: Evaluate | None = None) -> Build:
-    """Canonicalise, then try each rewrite on a copy and keep what the target says is worth keeping."""
-    done = Build("fp32", model, tuple(pipeline.run(model, [Canonicalize()], evaluate=evaluate)))
-    for each in rewrites(costs.target):
-        done = _try(each, done, costs, evaluate)
-    return done
-
-
-def _try(each: Pass, done: Build, costs: Costs, evaluate: Evaluate | None) -> Build:
-    """Run one rewrite on a copy; a rewrite that is broken or cannot be measured is left out, and the rest goes on."""
-    assert done.model is not None
-    candidate = clone(done.model)
-    try:
-        [record] = pipeline.run(candidate, [each], evaluate=evaluate)
-    except PassError as error:
-        return replace(done, bug=error)
-    if not record.modified:
-        return replace(done, records=(*done.records, record))
-    try:
-        ratio = costs.ratio(done.model, candidate)
-    except ModelError as error:
-        return replace(done, records=(*done.records, _rolled_back(record, f"cannot be measured: {error}")))
-    kept, reason = decide(ratio, fewer_nodes=record.nodes_after < record.nodes_before)
-    choice = manifest.Choice(rewrite=each.name, kept=kept, ratio=ratio, reason=reason)
-    return replace(
-        done,
-        model=candidate if kept else done.model,
-        records=(*done.records, record if kept else _rolled_back(record, f"{ratio.value:.2f}x: {reason}")),
-        choices=(*done.choices, choice),
-    )
-
-
 def build(
-    precision: Precision, base: Build, recipe: Recipe, costs: Costs, *, evaluate: Evaluate | None = None
+    precision: Precision, base: Rewritten, recipe: Recipe, costs: Costs, *, evaluate: Evaluate | None = None
 ) -> Build:
     """Build one precision from the rewritten FP32 graph, and run it once; what cannot be built says why."""
-    if base.model is None or precision == "fp32":
-        return replace(base, precision=precision)
+    if precision == "fp32":
+        return Build(precision, base.model, base.records, base.choices)
     model = clone(base.model)
     try:
         passes = PASSES_OF[precision](model, recipe, costs.target)
@@ -156,12 +112,7 @@ def pass_entry(record: PassRecord) -> manifest.PassEntry:
 
 def site_record(site: Site) -> manifest.SiteRecord:
     """Record a site for the manifest."""
-    return manifest.SiteRecord(rewrite=site.rewrite, node=site.node, op=site.op, reason=site.reason)
-
-
-def _rolled_back(record: PassRecord, reason: str) -> PassRecord:
-    sites = tuple(replace(s, reason=s.reason or reason) for s in record.sites)
-    return replace(record, modified=False, sites=sites, nodes_after=record.nodes_before)
+    return manifest.SiteRecord(rewrite=site.rewrite, node=site.node, op=site.op, reason=site.reason, ratio=site.ratio)
 
 
 def _why(sites: Sequence[Site]) -> str:

@@ -1,0 +1,252 @@
+"""Places chosen one by one: what stays, what is rolled back, what is left out, each with its reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dlc.cost_table import CostTable
+from dlc.costs import Costs
+from dlc.passes.base import Rewritten as PassResult
+from dlc.passes.edit import Edit
+from dlc.passes.rewrite import Rewrite
+from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.session import SessionConfig
+from dlc.stages.rewriting import Rewritten, rewrite, rewrites
+from dlc.target import detect
+from dlc.types import Outputs
+from tests.cli.conftest import FEATURES, classifier
+
+STEPS = 40
+
+
+@pytest.fixture
+def costs() -> Costs:
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.normal(size=(n, FEATURES)).astype(np.float32)} for n in (8, 1)]
+    return Costs(detect(), SessionConfig(), feeds[0], (feeds[1],))
+
+
+def detours(count: int) -> ir.Model:
+    """A chain of x -> sinh -> asinh, ``count`` times, between two operators."""
+    steps = "".join(
+        f"s{i} = Sinh(t{i}) t{i + 1} = Asinh(s{i}) " for i in range(count)
+    )  # fmt: skip
+    return ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["": 20]>
+        detours (float[batch, {FEATURES}] x) => (float[batch, {FEATURES}] y)
+        {{ t0 = Tanh(x) {steps} y = Softmax(t{count}) }}""")
+
+
+@dataclass(frozen=True)
+class Straighten(Rewrite):
+    """Sinh and Asinh in turn change nothing: a Sum of one operand does not either."""
+
+    name: ClassVar[str] = "straighten"
+
+    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return (n for n in graph if n.op_type == "Sinh")
+
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
+        [use] = node.outputs[0].uses()
+        y = use.node.outputs[0]
+        edit.replace(
+            use.node, edit.node("Sum", [node.inputs[0]], f"{node.name}.straight", dtype=y.dtype, shape=y.shape)
+        )
+        return None
+
+
+@dataclass(frozen=True)
+class Detour(Rewrite):
+    """Lead a Softmax's input through Sinh and Asinh, ``steps`` times: a slower form of the same."""
+
+    name: ClassVar[str] = "detour"
+    steps: int = STEPS
+
+    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return (n for n in graph if n.op_type == "Softmax" and n.inputs[0] is not None)
+
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
+        last = node.inputs[0]
+        assert last is not None
+        if last.producer() is not None and str(last.name).startswith("detour"):
+            return "done"
+        nodes = []
+        for i in range(self.steps):
+            new = edit.node("Asinh" if i % 2 else "Sinh", [last], f"detour_{i}", dtype=last.dtype, shape=last.shape)
+            nodes.append(new)
+            last = new.outputs[0]
+        y = node.outputs[0]
+        edit.replace(node, [*nodes, edit.node("Softmax", [last], f"{node.name}.late", dtype=y.dtype, shape=y.shape)])
+        return None
+
+
+@dataclass(frozen=True)
+class LongOrShort(Detour):
+    """Two forms of one detour, the long one preferred."""
+
+    name: ClassVar[str] = "long-or-short"
+
+    def alternatives(self) -> tuple[Self, ...]:
+        return (self, replace(self, steps=2))
+
+
+@dataclass(frozen=True)
+class Unrunnable(Rewrite):
+    """Ask for an operator that no runtime knows."""
+
+    name: ClassVar[str] = "unrunnable"
+
+    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return (n for n in graph if n.op_type == "Softmax")
+
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
+        y = node.outputs[0]
+        edit.require("acme")
+        new = edit.node("Soft", [node.inputs[0]], "soft", dtype=y.dtype, shape=y.shape, domain="acme")
+        edit.replace(node, new)
+        return None
+
+
+@dataclass(frozen=True)
+class Liar(Rewrite):
+    """Change nothing and say the opposite."""
+
+    name: ClassVar[str] = "liar"
+
+    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
+        return graph
+
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:  # noqa: ARG002 - what a rewrite is given
+        return None
+
+
+def only_site(done: Rewritten) -> tuple[str | None, float | None]:
+    [site] = done.records[-1].sites
+    return site.reason, site.ratio
+
+
+def ops(done: Rewritten) -> list[str]:
+    return [n.op_type for n in done.model.graph]
+
+
+def test_a_faster_form_is_applied_with_its_ratio(costs: Costs) -> None:
+    done = rewrite(detours(1), costs, [Straighten()])
+    reason, ratio = only_site(done)
+    assert reason is None
+    assert ratio is not None
+    assert ratio < 1
+    assert ops(done) == ["Tanh", "Sum", "Softmax"]
+    assert [c.rewrite for c in done.choices] == ["straighten", "all"]
+
+
+def test_identical_places_are_measured_once(costs: Costs) -> None:
+    done = rewrite(detours(4), costs, [Straighten()])
+    assert [s.applied for s in done.records[-1].sites] == [True] * 4
+    places, points, whole_models = 1, 2, 1
+    assert len(costs.table.seen) == places * points + whole_models
+
+
+def test_a_second_run_measures_nothing(costs: Costs, tmp_path: Path) -> None:
+    first = replace(costs, table=CostTable(tmp_path / "costs.sqlite"))
+    done = rewrite(detours(2), first, [Straighten(), Detour()])
+    again = replace(costs, table=CostTable(tmp_path / "costs.sqlite"))
+    before = again.table.everything(again.fingerprint)
+    repeated = rewrite(detours(2), again, [Straighten(), Detour()])
+    assert again.table.everything(again.fingerprint) == before
+    assert repeated.choices == done.choices
+    assert [r.sites for r in repeated.records] == [r.sites for r in done.records]
+
+
+def test_a_slower_form_is_left_with_its_ratio(costs: Costs) -> None:
+    done = rewrite(classifier(), costs, [Detour()])
+    assert ops(done) == ["Gemm", "Softmax"]
+    reason, ratio = only_site(done)
+    assert reason is not None
+    assert reason.endswith("x: slower on this target")
+    assert ratio is not None
+    assert ratio > 1
+    assert not done.records[-1].modified
+
+
+def test_of_two_forms_the_faster_is_compared(costs: Costs) -> None:
+    done = rewrite(detours(0), costs, [LongOrShort()])
+    assert ops(done) == ["Tanh", "Softmax"]
+    [site] = done.records[-1].sites
+    assert site.reason is not None
+
+
+def test_a_form_that_is_slower_at_a_bound_is_left(costs: Costs) -> None:
+    done = rewrite(detours(1), replace(costs, feeds=costs.feeds, bounds=()), [Straighten()])
+    assert done.records[-1].modified
+
+
+def test_a_form_that_cannot_be_measured_is_skipped_and_the_rest_goes_on(costs: Costs) -> None:
+    done = rewrite(detours(1), costs, [Unrunnable(), Straighten()])
+    assert {n.domain for n in done.model.graph} == {""}
+    [site] = done.records[-2].sites
+    assert site.reason is not None
+    assert site.reason.startswith("cannot be measured: ONNX Runtime")
+    assert done.records[-1].modified
+
+
+def test_a_broken_rewrite_is_left_out_and_reported(costs: Costs) -> None:
+    done = rewrite(classifier(), costs, [Liar()])
+    assert [str(bug).split(":")[0] for bug in done.bugs] == ["pass liar"]
+    assert ops(done) == ["Gemm", "Softmax"]
+
+
+def test_costs_of_another_machine_decide_or_nothing_does(costs: Costs) -> None:
+    rewrite(detours(1), costs, [Straighten()])
+    board = replace(detect(), isa=("some", "other"))
+    carried = {"unrelated": next(iter(costs.table.seen.values()))}
+    there = replace(costs, target=board, table=CostTable(carried=carried))
+    done = rewrite(detours(1), there, [Straighten()])
+    [site] = done.records[-1].sites
+    assert site.reason == "not measured on the target: dlc target profile measures it there"
+
+
+def test_checking_each_pass_names_the_one_that_left_a_model_that_does_not_run(costs: Costs) -> None:
+    def evaluate(model: ir.Model) -> Outputs:
+        with OrtCpuRunner(model, SessionConfig(graph_optimization="none")) as runner:
+            return runner.run(costs.feeds)
+
+    done = rewrite(classifier(), costs, [Unrunnable()], evaluate=evaluate)
+    assert ["unrunnable: left a model that does not run" in str(bug) for bug in done.bugs] == [True]
+
+
+def test_a_place_in_a_subgraph_is_left_with_the_reason(costs: Costs) -> None:
+    model = ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[batch, {FEATURES}] x) => (float[batch, {FEATURES}] y) <bool c = {{1}}> {{
+            total = ReduceSum<keepdims = 0>(x)
+            zero = Sub(total, total)
+            seen = Equal(zero, total)
+            y = If (seen) <
+                then_branch = t () => (float[batch, {FEATURES}] u) {{ p = Sinh(x) u = Asinh(p) }},
+                else_branch = e () => (float[batch, {FEATURES}] v) {{ v = Neg(x) }}>
+        }}""")
+    done = rewrite(model, costs, [Straighten()])
+    [site] = done.records[-1].sites
+    assert site.reason == "cannot be timed on its own: it is in a subgraph, or holds one"
+
+
+@pytest.mark.parametrize(("opset", "most"), [(21, 21), (27, 23)])
+def test_attention_follows_the_target(opset: int, most: int) -> None:
+    [attention] = [p for p in rewrites(replace(detect(), opset=opset)) if p.name == "fuse-attention"]
+    assert attention.options["max_opset"] == most
+
+
+def test_a_pass_reports_what_it_replaced() -> None:
+    model = detours(1)
+    for i, node in enumerate(model.graph):
+        node.name = f"n{i}"
+    result = Straighten()(model)
+    assert isinstance(result, PassResult)
+    [site] = result.sites
+    assert set(site.before) == {"n1", "n2"}
+    assert site.after == ("n1.straight",)
