@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dlc.artifact import MANIFEST, Artifact, seal, staging
-from dlc.cost_table import CostTable
+from dlc.cost_table import Cost, CostTable
 from dlc.costs import Costs
 from dlc.errors import PassError, Unsupported, UserError
 from dlc.export import Exported, export
@@ -38,7 +38,10 @@ SILENT = Silent()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to compile. ``variants`` None: those that the recipe names. ``cache`` None: no measured cost is kept."""
+    """How to compile. ``variants`` None: those that the recipe names. ``cache`` None: no measured cost is kept.
+
+    ``costs``: measured on the target, which is another machine; they alone decide what is rewritten.
+    """
 
     variants: tuple[Precision, ...] | None = None
     seed: int = 0
@@ -46,6 +49,7 @@ class Options:
     check_each_pass: bool = False
     overwrite: bool = False
     cache: Path | None = None
+    costs: Mapping[str, Cost] | None = None
 
 
 DEFAULT = Options()
@@ -68,7 +72,10 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         progress.stage("export")
         exported = export(recipe, opset=target.opset, ir_version=target.ir_version, seed=options.seed)
         data = check_data(recipe, Interface.of(exported.model), evaluating=options.evaluate)
-        costs = _costs(exported, target, options)
+        costs = Costs.at(
+            target, Interface.of(exported.model), exported.inputs, measured_sizes(exported.dims),
+            seed=options.seed, table=CostTable(options.cache, options.costs),
+        )  # fmt: skip
         baseline = ship(folder.parent, BASELINE, clone(exported.model), costs.config)
 
         progress.stage("rewrite and build", 1 + len(precisions))
@@ -97,15 +104,6 @@ def _precisions(recipe: Recipe, options: Options) -> tuple[Precision, ...]:
     if unknown := [v for v in chosen if v not in PRECISIONS]:
         raise UserError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
     return tuple(dict.fromkeys(chosen))
-
-
-def _costs(exported: Exported, target: Target, options: Options) -> Costs:
-    """Costs at the typical sizes and at bounds, on seeded inputs."""
-    rng = np.random.default_rng(options.seed)
-    interface = Interface.of(exported.model)
-    points = [seeded_feeds(interface, exported.inputs, sizes, rng) for sizes in measured_sizes(exported.dims)]
-    config = SessionConfig(provider=target.provider, intra_op_threads=target.threads)
-    return Costs(target, config, points[0], tuple(points[1:]), options.seed, CostTable(options.cache))
 
 
 def _evaluator(costs: Costs) -> Evaluate:

@@ -32,18 +32,18 @@ class Cost(Record, frozen=True, kw_only=True):
 
 @dataclass(slots=True)
 class CostTable:
-    """Costs by key. ``file`` None: nothing is kept for the next time. ``carried``: what a target file brought along.
+    """Costs by key. ``file`` None: nothing is kept for the next time.
 
-    ``seen``: what was read or written through this table.
+    ``carried``: what a target file brought along, None without one. ``seen``: what was read or written through this.
     """
 
     file: Path | None = None
-    carried: Mapping[str, Cost] = field(default_factory=dict)
+    carried: Mapping[str, Cost] | None = None
     seen: dict[str, Cost] = field(default_factory=dict)
 
     def read(self, key: str) -> Cost | None:
         """Return a known cost."""
-        found = self.seen.get(key) or self.carried.get(key)
+        found = self.seen.get(key) or (self.carried or {}).get(key)
         if found is None and (rows := self._query("SELECT cost FROM measured WHERE key = ?", key)):
             found = msgspec.json.decode(rows[0][0], type=Cost)
         if found is not None:
@@ -60,7 +60,7 @@ class CostTable:
         """Return all costs known of a target, in the order of their keys."""
         rows = self._query("SELECT key, cost FROM measured WHERE fingerprint = ? ORDER BY key", fingerprint)
         stored = {str(key): msgspec.json.decode(cost, type=Cost) for key, cost in rows}
-        return dict(sorted({**self.carried, **stored, **self.seen}.items()))
+        return dict(sorted({**(self.carried or {}), **stored, **self.seen}.items()))
 
     def _query(self, sql: str, *values: str | bytes) -> list[tuple[bytes, ...]]:
         """Run one statement; a cache that cannot be used is said once, and costs are measured anew."""

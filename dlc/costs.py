@@ -8,9 +8,10 @@ second compile measures nothing and decides the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Self
 
 import msgspec
 import numpy as np
@@ -18,11 +19,13 @@ import onnx_ir as ir
 
 from dlc.cost_table import Cost, CostTable
 from dlc.errors import NotHere
+from dlc.feeds import seeded_feeds
 from dlc.harness.measure import interleaved
 from dlc.harness.statistics import ratio_of_medians
 from dlc.interface import Interface, sizes_of
 from dlc.lookup import load
 from dlc.manifest import Estimate
+from dlc.recipe import Input
 from dlc.region import idle, typed
 from dlc.runtimes import RUNTIMES
 from dlc.runtimes.base import Runner
@@ -53,6 +56,17 @@ class Costs:
     bounds: tuple[Feeds, ...] = ()
     seed: int = 0
     table: CostTable = field(default_factory=CostTable)
+
+    @classmethod
+    def at(
+        cls, target: Target, interface: Interface, inputs: Mapping[str, Input], sizes: Sequence[Mapping[str, int]],
+        *, seed: int = 0, table: CostTable,
+    ) -> Self:  # fmt: skip
+        """Costs at some sizes of the dynamic dimensions, the typical first, on seeded inputs."""
+        rng = np.random.default_rng(seed)
+        feeds, *bounds = (seeded_feeds(interface, inputs, at, rng) for at in sizes)
+        config = SessionConfig(provider=target.provider, intra_op_threads=target.threads)
+        return cls(target, config, feeds, tuple(bounds), seed, table)
 
     @property
     def points(self) -> tuple[Feeds, ...]:
@@ -95,7 +109,7 @@ class Costs:
     @property
     def fingerprint(self) -> str:
         """The target whose costs these are: the one that brought them along, else this machine."""
-        return self.target.fingerprint if self.table.carried else here(self.target).fingerprint
+        return self.target.fingerprint if self.table.carried is not None else here(self.target).fingerprint
 
     def run(self, model: ir.Model) -> None:
         """Run a model once; ModelError if it cannot be loaded or run."""
@@ -104,7 +118,7 @@ class Costs:
 
     def must_be_here(self) -> None:
         """Raise Unmeasured if this machine is not the one whose costs count."""
-        if self.table.carried and self.target.fingerprint != here(self.target).fingerprint:
+        if self.table.carried is not None and self.target.fingerprint != here(self.target).fingerprint:
             raise NotHere("not measured on the target: dlc target profile measures it there")
 
     def _open(self, model: ir.Model) -> Runner:

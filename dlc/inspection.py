@@ -11,18 +11,21 @@ from pathlib import Path
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from dlc import pipeline
+from dlc.cost_table import CostTable
+from dlc.costs import Costs
 from dlc.errors import UserError
 from dlc.interface import Interface
-from dlc.lookup import load
-from dlc.passes import PASSES
-from dlc.passes.base import Pass, Rewritten, Site, clone
+from dlc.passes.base import Site, clone
+from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.concrete_shapes import infer_shapes
 from dlc.recipe import suggest
 from dlc.sources import onnx_files
+from dlc.stages.rewriting import rewrite as rewrite_measured
+from dlc.stages.rewriting import rewrites
+from dlc.target import detect
 from dlc.types import Bytes
 from dlc.versions import TABLE
-
-REWRITES = tuple(name for name in PASSES if name.startswith(("fold-", "fuse-")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,9 @@ class Inspection:
     sites: tuple[Site, ...]
 
 
-def inspect(path: Path, dims: Mapping[str, int], explain: str | None = None) -> Inspection:
+def inspect(
+    path: Path, dims: Mapping[str, int], explain: str | None = None, *, measure: bool = True, cache: Path | None = None
+) -> Inspection:
     """Read a model and describe it at the given sizes of its dynamic dimensions (default 1)."""
     model = onnx_files.read(path, max(TABLE.values())[0])
     interface = Interface.of(model)
@@ -71,23 +76,32 @@ def inspect(path: Path, dims: Mapping[str, int], explain: str | None = None) -> 
         parameters=sum(w.size for w in weights),
         weight_bytes=sum(w.nbytes for w in weights),
         sizes=sizes,
-        sites=tuple(explain_sites(model, explain)) if explain else (),
+        sites=tuple(explain_sites(model, explain, sizes, measure=measure, cache=cache)) if explain else (),
         operators=_operators(model, sizes),
     )
 
 
-def explain_sites(model: ir.Model, rewrite: str) -> list[Site]:
-    """Try a rewrite (or ``all``) on copies of the model and return its sites; ``attention`` is ``fuse-attention``."""
-    names = REWRITES if rewrite == "all" else [n for n in REWRITES if n == rewrite or n.partition("-")[2] == rewrite]
-    if not names:
-        known = ["all", *(n.partition("-")[2] for n in REWRITES)]
+def explain_sites(
+    model: ir.Model, rewrite: str, sizes: Mapping[str, int], *, measure: bool = True, cache: Path | None = None
+) -> list[Site]:
+    """Rewrite a copy of the model, and return the sites of one rewrite, or of ``all``; ``attention`` is short.
+
+    Each place is measured at these sizes unless ``measure`` is False: then every form that fits is applied.
+    """
+    target = detect()
+    passes = rewrites(target)
+    names = [p.name for p in passes]
+    asked = names if rewrite == "all" else [n for n in names if n == rewrite or n.partition("-")[2] == rewrite]
+    if not asked:
+        known = ["all", *(n.partition("-")[2] for n in names)]
         raise UserError(f"no rewrite is named {rewrite!r}{suggest(rewrite, known)}")
-    found: list[Site] = []
-    for name in names:
-        each: Pass = load(PASSES[name])()
-        result = each(clone(model))
-        found += result.sites if isinstance(result, Rewritten) else ()
-    return found
+    copy = clone(model)
+    if measure:
+        costs = Costs.at(target, Interface.of(copy), {}, [sizes], table=CostTable(cache))
+        records = rewrite_measured(copy, costs, passes).records
+    else:
+        records = tuple(pipeline.run(copy, [Canonicalize(), *passes]))
+    return [s for r in records if r.name in asked for s in r.sites]
 
 
 def _operators(model: ir.Model, sizes: Mapping[str, int]) -> tuple[OpRow, ...]:

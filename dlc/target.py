@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
-
-import msgspec
 
 from dlc.errors import CapabilityError, UserError
 from dlc.versions import limits
@@ -26,9 +24,6 @@ NUMPY_FEATURES = {
     "AVX2": "avx2", "AVX512F": "avx512f", "AVX512VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
     "ASIMDDP": "asimddp",
 }  # fmt: skip
-
-OLDEST_OPSET, OLDEST_IR = 13, 10
-"""Per-channel quantization came with opset 13, 4-bit weights with IR version 10."""
 
 DISTRIBUTIONS: dict[str, Provider] = {"onnxruntime": "cpu", "onnxruntime-gpu": "cuda"}
 
@@ -87,30 +82,6 @@ def isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
     """List the ISA extensions of this processor that matter here, in the order of ISA_FLAGS."""
     flags = _linux_flags(cpuinfo) if cpuinfo.is_file() else _numpy_flags()
     return tuple(f for f in ISA_FLAGS if f in flags)
-
-
-def save(target: Target, path: Path) -> None:
-    """Write a target file."""
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(asdict(target)), indent=1) + b"\n")
-
-
-def load(path: Path) -> Target:
-    """Read a target file; UserError if it is missing or not one."""
-    try:
-        target = msgspec.json.decode(path.read_bytes(), type=Target, strict=True)
-    except OSError as error:
-        raise UserError(f"target file {path}: {error.strerror}") from error
-    except msgspec.DecodeError as error:
-        raise UserError(f"target file {path}: {error}") from error
-    if target.threads < 1:
-        raise UserError(f"target file {path}: threads={target.threads}, at least one is needed")
-    opset, ir_version = limits(target.runtime.rpartition(" ")[2])
-    if not (OLDEST_OPSET <= target.opset <= opset and OLDEST_IR <= target.ir_version <= ir_version):
-        raise UserError(
-            f"target file {path}: {target.runtime} takes opset {OLDEST_OPSET} to {opset} and IR version {OLDEST_IR} to "
-            f"{ir_version}, not {target.opset} and {target.ir_version}"
-        )
-    return target
 
 
 def _arch() -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("compile", "verify", "bench", "inspect", "doctor", "zoo")
+PAGES = ("compile", "verify", "bench", "inspect", "doctor", "zoo", "target")
 
 
 def commands(page: str) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 
 from dlc import target as targets
 from dlc.errors import CapabilityError, UserError
-from dlc.target import ISA_FLAGS, Target, detect, isa, load, save
+from dlc.target import ISA_FLAGS, Target, detect, isa
 from dlc.versions import limits
 
 X86 = """processor\t: 0
@@ -56,33 +56,6 @@ def test_reads_cpuinfo(tmp_path: Path, text: str, flags: tuple[str, ...], intege
 def test_without_cpuinfo_numpy_is_asked(tmp_path: Path) -> None:
     found = isa(tmp_path / "none")
     assert set(found) <= set(isa() if Path("/proc/cpuinfo").exists() else ISA_FLAGS)
-
-
-def test_round_trip(tmp_path: Path) -> None:
-    saved = detect()
-    save(saved, tmp_path / "target.json")
-    assert load(tmp_path / "target.json") == saved
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "No such file"),
-        ("not json", "malformed"),
-        ('{"provider": "tpu"}', "Invalid enum value"),
-        ('{"provider": "cpu"}', "missing required field"),
-        (
-            '{"provider":"cpu","arch":"a","isa":[],"threads":0,"runtime":"r","opset":20,"ir_version":10}',
-            "threads=0",
-        ),
-    ],
-)
-def test_a_file_that_is_no_target(tmp_path: Path, content: str | None, message: str) -> None:
-    path = tmp_path / "target.json"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(UserError, match=message):
-        load(path)
 
 
 def test_threads() -> None:

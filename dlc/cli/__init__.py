@@ -23,6 +23,7 @@ VERBS = {
     "compile": "dlc.cli.compile:command",
     "doctor": "dlc.cli.doctor:command",
     "inspect": "dlc.cli.inspect:command",
+    "target": "dlc.cli.target:command",
     "verify": "dlc.cli.verify:command",
     "zoo": "dlc.cli.zoo:command",
 }

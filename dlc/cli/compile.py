@@ -54,19 +54,20 @@ def command(
     from dlc.recipe import Precision
     from dlc.report.table import verdict_rows
     from dlc.sources.recipe_files import load_recipe
+    from dlc.target_file import load
 
     recipe = load_recipe(source, recipe_file)
     if target_file and (provider or threads):
         raise click.UsageError("the target file states provider and threads: leave out --provider and --threads")
-    target = (
-        targets.load(target_file)
+    target, costs = (
+        load(target_file)
         if target_file
-        else targets.detect(cast("targets.Provider", provider or "cpu"), threads or 1)
+        else (targets.detect(cast("targets.Provider", provider or "cpu"), threads or 1), None)
     )
     options = Options(
         variants=cast("tuple[Precision, ...]", tuple(v.strip() for v in variants.split(","))) if variants else None,
         seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
-        cache=default_cache(),
+        cache=default_cache(), costs=costs,
     )  # fmt: skip
     with progress() as bar:
         compiled = compile(recipe, target, out, options, bar)

@@ -13,25 +13,31 @@ from dlc.cli.common import Format, common, print_json, print_table
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
 @click.option("--explain", metavar="REWRITE", help="Show every site of one rewrite (attention, batch-norm, …), or all.")
+@click.option("--no-measure", is_flag=True, help="Explain what fits, without timing what is faster here.")
 @common
-def command(model: Path, dims: tuple[str, ...], explain: str | None, form: Format, verbose: int) -> int:
-    """Describe the ONNX file MODEL; nothing is run and the file is not changed.
+def command(
+    model: Path, dims: tuple[str, ...], explain: str | None, no_measure: bool, form: Format, verbose: int
+) -> int:
+    """Describe the ONNX file MODEL, which is not changed; --explain times the forms of every place on this machine.
 
     \b
         dlc inspect model.onnx --dim batch=8
-        dlc inspect model.onnx --explain all
+        dlc inspect model.onnx --explain all --dim batch=8
     """
     from dlc.bench import parse_dims
+    from dlc.cost_table import default_cache
     from dlc.inspection import inspect
 
-    seen = inspect(model, parse_dims(dims), explain)
+    seen = inspect(model, parse_dims(dims), explain, measure=not no_measure, cache=default_cache())
     if form == "json":
         print_json(seen)
         return 0
     if explain:
-        rows = [(s.rewrite, s.op, s.node, s.reason or "applies") for s in seen.sites]
-        print_table(("rewrite", "operator", "node", "applies, or why not"), rows)
-        click.echo(f"{len(rows)} sites" if rows else "no site: nothing in this graph looks like what the rewrite forms")
+        sites = [(s.rewrite, s.op, s.node, _ratio(s.ratio), s.reason or "applied") for s in seen.sites]
+        print_table(("rewrite", "operator", "node", "latency", "applied, or why not"), sites)
+        click.echo(
+            f"{len(sites)} sites" if sites else "no site: nothing in this graph looks like what the rewrite forms"
+        )
         return 0
     sizes = ", ".join(f"{name}={size}" for name, size in seen.sizes.items())
     click.echo(
@@ -48,3 +54,7 @@ def command(model: Path, dims: tuple[str, ...], explain: str | None, form: Forma
 
 def _count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
+
+
+def _ratio(ratio: float | None) -> str:
+    return "" if ratio is None else f"{ratio:.2f}x"

@@ -135,10 +135,11 @@ def test_an_older_target_limits_opset_and_ir_version(cli: Cli, model: Path, reci
 
     import onnx_ir as ir
 
-    from dlc import target as targets
+    from dlc.target import detect
+    from dlc.target_file import save
 
-    old = replace(targets.detect(), runtime="onnxruntime 1.23.2", opset=21, ir_version=10)
-    targets.save(old, tmp_path / "old.json")
+    old = replace(detect(), runtime="onnxruntime 1.23.2", opset=21, ir_version=10)
+    save(tmp_path / "old.json", old)
     ran = cli("compile", model, "-r", recipe, "-t", "old.json", "--variants", "fp32,fp16,bf16,int8,int4", "-o", "build")
     assert ran.judged, ran.err
     assert "compiled for another target" in ran.out
@@ -180,9 +181,10 @@ def test_the_manifest_follows_the_published_schema(cli: Cli, model: Path, recipe
 def test_a_target_file_must_make_sense(
     cli: Cli, model: Path, tmp_path: Path, change: dict[str, object], says: str
 ) -> None:
-    from dlc import target as targets
+    from dlc.target import detect
+    from dlc.target_file import save
 
-    targets.save(targets.detect(), tmp_path / "t.json")
+    save(tmp_path / "t.json", detect())
     stated = json.loads((tmp_path / "t.json").read_text())
     (tmp_path / "t.json").write_text(json.dumps(stated | change))
     ran = cli("compile", model, "-t", "t.json")
