@@ -8,9 +8,10 @@ second compile measures nothing and decides the same.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Self
 
 import msgspec
@@ -84,16 +85,23 @@ class Costs:
             calls = {"before": lambda: old.infer(self.feeds), "after": lambda: new.infer(self.feeds)}
             return self._remember(key, self._race(calls, ROUNDS))
 
-    def place(self, key: str, before: ir.Model, after: ir.Model, feeds: Feeds, after_feeds: Feeds) -> Cost:
-        """Cost of one place, without that of a call; more rounds where few do not tell."""
+    def place(self, key: str, before: ir.Model, after: ir.Model | None, values: Feeds) -> Cost:
+        """Cost of one place, without that of a call; more rounds where few do not tell.
+
+        ``after`` None: nothing takes its place. ``values``: all that flows into either, by name, and maybe more.
+        """
         if (known := self.table.read(key)) is not None:
             return known
         self.must_be_here()
-        models = {"before": typed(before, feeds), "after": typed(after, after_feeds), "idle": idle(before, feeds)}
+        reading = {"before": before, "after": after, "idle": before}
+        feeds = {n: {str(v.name): values[str(v.name)] for v in (m or before).graph.inputs} for n, m in reading.items()}
+        nothing = idle(before, feeds["idle"])
+        models = {"before": typed(before, feeds["before"]), "after": nothing, "idle": nothing}
+        if after is not None:
+            models["after"] = typed(after, feeds["after"])
         with ExitStack() as stack:
             runners = {name: stack.enter_context(self._open(model)) for name, model in models.items()}
-            given = {"before": feeds, "after": after_feeds, "idle": feeds}
-            calls = {n: (lambda n=n: runners[n].infer(given[n])) for n in models}
+            calls = {n: (lambda n=n: runners[n].infer(feeds[n])) for n in models}
             cost = self._race(calls, FEW)
             if cost.ratio.low < 1 + NOISE and cost.ratio.high > 1 - NOISE:
                 cost = self._race(calls, ROUNDS)
@@ -138,6 +146,7 @@ class Costs:
         return cost
 
 
+@cache
 def here(target: Target) -> Target:
     """Describe this machine, with the provider and threads of a target."""
     return detect(target.provider, target.threads)
@@ -157,19 +166,40 @@ def canonical_text(model: ir.Model, shapes: Mapping[str, str] | None = None) -> 
 
     ``shapes``: texts that stand for the shapes of inputs, by name, where the graph's own do not tell.
     """
-    numbers: dict[ir.Value, int] = {}
-
-    def number(value: ir.Value | None) -> str:
-        return "" if value is None else f"%{numbers.setdefault(value, len(numbers))}"
-
+    number = _Numbers()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
         shape = (shapes or {}).get(str(value.name)) or value.shape
         yield f"{number(value)} {value.dtype} {shape} {_shape_like(value.const_value)}"
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+    yield from _node_lines(ir.traversal.RecursiveGraphIterator(model.graph), number)
+    yield f"return {','.join(map(number, model.graph.outputs))} {sorted(model.opset_imports.items())}"
+
+
+def nodes_text(nodes: Sequence[ir.Node], shape: Callable[[ir.Value], str]) -> Iterator[str]:
+    """Yield the same for some nodes of a graph, without cutting them out; ``shape``: of what flows in, as text."""
+    number, inside = _Numbers(), set(nodes)
+    for node in nodes:
+        for value in (v for v in node.inputs if v is not None and v not in number):
+            constant = None if value.is_graph_input() else value.const_value
+            yield f"{number(value)} {value.dtype} {value.shape if constant else shape(value)} {_shape_like(constant)}"
+        yield from _node_lines([node], number)
+    escaping = (
+        v for n in nodes for v in n.outputs if v.is_graph_output() or any(u.node not in inside for u in v.uses())
+    )
+    yield f"return {','.join(map(number, escaping))}"
+
+
+class _Numbers(dict[ir.Value, str]):
+    """Values to their numbers, in the order they are asked for."""
+
+    def __call__(self, value: ir.Value | None) -> str:
+        return "" if value is None else self.setdefault(value, f"%{len(self)}")
+
+
+def _node_lines(nodes: Iterable[ir.Node], number: _Numbers) -> Iterator[str]:
+    for node in nodes:
         attributes = sorted(map(_attribute, node.attributes.values())) if node.attributes else ""
         inputs, outputs = ",".join(map(number, node.inputs)), ",".join(map(number, node.outputs))
         yield f"{outputs} = {node.domain}.{node.op_type}({inputs}) {attributes}"
-    yield f"return {','.join(map(number, model.graph.outputs))} {sorted(model.opset_imports.items())}"
 
 
 def _shape_like(tensor: ir.TensorProtocol | None) -> str:
@@ -180,6 +210,6 @@ def _shape_like(tensor: ir.TensorProtocol | None) -> str:
 
 
 def _attribute(attribute: ir.Attr) -> str:
-    if isinstance(attribute.value, ir.TensorProtocol):
+    if attribute.type is ir.AttributeType.TENSOR:
         return f"{attribute.name}={attribute.value.dtype}{attribute.value.shape}"
     return f"{attribute.name}=" if attribute.type is ir.AttributeType.GRAPH else f"{attribute.name}={attribute.value}"

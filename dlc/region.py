@@ -1,8 +1,9 @@
-"""Cuts some nodes out of a graph, as a model of their own that can be timed."""
+"""Cuts some nodes out of a graph, as a model of their own that can be rewritten and timed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import onnx_ir as ir
@@ -23,6 +24,29 @@ class Index:
         self.places = {node.name: (i, node) for i, node in enumerate(self.model.graph) if node.name}
 
 
+HUB = 16
+"""A value with more readers is no path to what belongs together."""
+
+
+def around(node: ir.Node, index: Index, size: int) -> list[ir.Node]:
+    """Return up to ``size`` nodes nearest to a node, itself included, in graph order."""
+    seen, queue = {node: None}, deque([node])
+    while queue and len(seen) < size:
+        each = queue.popleft()
+        near = [p for v in each.inputs if v is not None and (p := v.producer()) is not None]
+        near += [u.node for v in each.outputs if len(v.uses()) <= HUB for u in v.uses()]
+        for other in near:
+            if other not in seen and other.graph is node.graph and not holds_graph(other) and len(seen) < size:
+                seen[other] = None
+                queue.append(other)
+    return sorted(seen, key=lambda n: index.places[str(n.name)][0])
+
+
+def holds_graph(node: ir.Node) -> bool:
+    """Whether a node is an If, a Loop, a Scan, or anything else with a graph of its own."""
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
 def cut(index: Index, names: Collection[str]) -> ir.Model | None:
     """Return the named nodes as a model; weights are shared. None if not in the main graph, or one holds a subgraph.
 
@@ -31,7 +55,7 @@ def cut(index: Index, names: Collection[str]) -> ir.Model | None:
     """
     places = sorted((place for name in names if (place := index.places.get(name)) is not None), key=lambda p: p[0])
     nodes = [node for _, node in places]
-    if not nodes or any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for n in nodes for a in _attrs(n)):
+    if not nodes or any(map(holds_graph, nodes)):
         return None
     inside = set(nodes)
     values: dict[ir.Value, ir.Value] = {}
@@ -50,7 +74,7 @@ def cut(index: Index, names: Collection[str]) -> ir.Model | None:
         copies.append(
             ir.Node(
                 node.domain, node.op_type, [None if v is None else values[v] for v in node.inputs],
-                list(_attrs(node)), overload=node.overload, outputs=outputs, name=node.name,
+                list(node.attributes.values()), overload=node.overload, outputs=outputs, name=node.name,
             )
         )  # fmt: skip
     read_outside = [values[v] for n in nodes for v in n.outputs if v.name and _escapes(v, inside)]
@@ -84,10 +108,6 @@ def typed(region: ir.Model, feeds: Feeds) -> ir.Model:
         if value.dtype is None:
             value.type = ir.TensorType(ir.DataType.from_numpy(feeds[str(value.name)].dtype))
     return region
-
-
-def _attrs(node: ir.Node) -> Iterator[ir.Attr]:
-    return iter(node.attributes.values())
 
 
 def _copy(value: ir.Value) -> ir.Value:

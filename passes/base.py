@@ -98,5 +98,5 @@ def clone(model: ir.Model) -> ir.Model:
     copy = model.clone()
     for graph in copy.graphs():
         for value in (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs)):
-            value.type = deepcopy(value.type)
+            value.type = ir.TensorType(kind.dtype) if type(kind := value.type) is ir.TensorType else deepcopy(kind)
     return copy

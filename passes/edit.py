@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import onnx_ir as ir
 
@@ -109,3 +110,19 @@ class Edit(Emitter):
     def require(self, domain: str, version: int = 1) -> None:
         """Import an operator set, if the model does not yet."""
         self.model.graph.opset_imports.setdefault(domain, version)
+
+
+class Fits(Exception):  # noqa: N818 - a signal, not an error
+    """A rewrite was about to change the graph."""
+
+
+class Survey(Edit):
+    """Lets a rewrite look, and stops it where it would change something."""
+
+    def __init__(self, model: ir.Model, graph: ir.Graph) -> None:
+        super().__init__(model, graph, set())
+
+    def _stop(self, *_: object, **__: object) -> Any:
+        raise Fits
+
+    fresh = context = insert_before = stand_in = bypass = remove = drop_unused = once = require = _stop

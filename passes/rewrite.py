@@ -10,7 +10,7 @@ from typing import Self
 import onnx_ir as ir
 
 from dlc.passes.base import Pass, Rewritten, Site, rewritten
-from dlc.passes.edit import Edit
+from dlc.passes.edit import Edit, Fits, Survey
 from dlc.passes.weighted import label
 
 
@@ -37,6 +37,22 @@ class Rewrite(Pass):
 
     def prepare(self, model: ir.Model) -> None:
         """Change what concerns the whole model; called once, before any site."""
+
+    def survey(self, model: ir.Model) -> list[tuple[ir.Node, str | None]]:
+        """Return every candidate, with the reason why the rewrite does not fit there or None; change nothing."""
+        found = []
+        for graph in [model.graph, *model.graph.subgraphs()]:
+            look = Survey(model, graph)
+            found += [(node, self._look(node, look)) for node in self.candidates(graph)]
+        return found
+
+    def _look(self, node: ir.Node, look: Survey) -> str | None:
+        if (reason := self.skip.get(label(node))) is not None:
+            return reason
+        try:
+            return self.rewrite(node, look)
+        except Fits:
+            return None
 
     def call(self, model: ir.Model) -> Rewritten:
         """Visit every candidate of the model's graphs, in order."""

@@ -83,7 +83,7 @@ def test_canonical_text_sees_shape_operands_attributes_and_operators() -> None:
 def test_a_place_is_measured_without_the_cost_of_a_call() -> None:
     here = costs(None)
     whole = here.whole(chain(1), chain(1))
-    place = here.place(here.key("one"), chain(1), chain(1), here.feeds, here.feeds)
+    place = here.place(here.key("one"), chain(1), chain(1), here.feeds)
     assert 0 < place.before_ns < whole.before_ns
     assert place.ratio.low < 1.1
 

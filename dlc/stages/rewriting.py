@@ -19,8 +19,9 @@ from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
+from dlc.passes.weighted import label
 from dlc.pipeline import Evaluate, PassRecord
-from dlc.stages.choosing import Chosen, Trial, choose
+from dlc.stages.choosing import Chosen, choose
 from dlc.target import Target
 
 
@@ -28,6 +29,10 @@ def rewrites(target: Target) -> tuple[Rewrite, ...]:
     """Rewrites of the FP32 graph, in order."""
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
     return (FoldBatchNorm(), FuseLayerNorm(), SplitResidual(), FuseGelu(), UnrollGrid(), attention)
+
+
+HOLDS = 0.03
+"""How far the whole may fall short of what its places predict before each rewrite is timed on the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,114 +52,111 @@ class Rewritten:
 def rewrite(model: ir.Model, costs: Costs, passes: Sequence[Rewrite], *, evaluate: Evaluate | None = None) -> Rewritten:
     """Canonicalise, then apply each rewrite at the places where it was measured to be worth it.
 
-    A rewrite that is broken, or cannot be measured, is left out, and the rest goes on.
+    Then the whole is timed. If it gains less than its places predict, each rewrite is timed on the whole, and what does
+    not hold is rolled back. A rewrite that is broken, or cannot be measured, is left out, and the rest goes on.
     """
-    original, done = clone(model), Rewritten(model)
-    done = replace(done, records=tuple(pipeline.run(model, [Canonicalize()], evaluate=evaluate)))
-    canonical = done.model
+    original = clone(model)
+    records = tuple(pipeline.run(model, [Canonicalize()], evaluate=evaluate))
+    canonical = Rewritten(clone(model), records)
+    done = Rewritten(model, records)
     for each in passes:
-        try:
-            done = _apply(each, done, costs, evaluate)
-        except PassError as error:
-            done = replace(done, bugs=(*done.bugs, error))
-    return _held(original, canonical, done, costs)
-
-
-def _apply(each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | None) -> Rewritten:
-    """Try every form of a rewrite on copies, choose place by place, and see whether the choices hold in the whole."""
-    trials = [_trial(form, done.model, evaluate) for form in each.alternatives()]
-    fitting = [t for t in trials if t.record.modified]
-    if not fitting:
-        return replace(done, records=(*done.records, trials[0].record))
-    chosen = choose(done.model, fitting, costs)
-    forms = [t for t in fitting if any(c.trial is t for c in chosen.values())]
-    if not forms:
-        reasons = {label: c.reason for label, c in chosen.items()}
-        return replace(done, records=(*done.records, _refused(fitting[0].record, reasons, chosen)))
-    model, records = _combine(done.model, forms, chosen, evaluate)
-    return _kept_if_it_holds(each, done, model, records, chosen, costs)
-
-
-def _trial(form: Rewrite, model: ir.Model, evaluate: Evaluate | None) -> Trial:
-    copy = clone(model)
-    [record] = pipeline.run(copy, [form], evaluate=evaluate)
-    return Trial(form, copy, record)
-
-
-def _combine(
-    model: ir.Model, forms: Sequence[Trial], chosen: Mapping[str, Chosen], evaluate: Evaluate | None
-) -> tuple[ir.Model, list[PassRecord]]:
-    """Apply each form at the places that chose it; each place is on record once."""
-    if len(forms) == 1 and all(c.trial is forms[0] for c in chosen.values()):
-        return forms[0].model, [_measured(forms[0].record, chosen)]
-    combined, records = clone(model), list[PassRecord]()
-    for trial in forms:
-        skip = {label: c.reason or "another form is faster" for label, c in chosen.items() if c.trial is not trial}
-        [record] = pipeline.run(combined, [replace(trial.form, skip=skip)], evaluate=evaluate)
-        theirs = {label for label, c in chosen.items() if c.trial not in (None, trial)}
-        records.append(_measured(replace(record, sites=tuple(s for s in record.sites if s.node not in theirs)), chosen))
-    return combined, records
-
-
-def _kept_if_it_holds(
-    each: Rewrite, done: Rewritten, model: ir.Model, records: Sequence[PassRecord], chosen: Mapping[str, Chosen],
-    costs: Costs,
-) -> Rewritten:  # fmt: skip
-    kept_places = {s.node for r in records for s in r.sites if s.applied}
-    saved = sum(c.cost.saved_ns for label, c in chosen.items() if c.cost and label in kept_places)
+        done = _applied(each, done, costs, evaluate)
     try:
-        cost = costs.whole(done.model, model)
-    except NotHere:
-        return replace(done, model=model, records=(*done.records, *records), saved_ns=done.saved_ns + saved)
-    except ModelError as error:
-        refused = [_refused(r, dict.fromkeys(kept_places, f"cannot be measured: {error}"), chosen) for r in records]
-        return replace(done, records=(*done.records, *refused))
-    kept, reason = decide(cost.ratio, fewer_nodes=True)
-    choice = manifest.Choice(
-        rewrite=each.name, kept=kept, ratio=cost.ratio, reason=reason, predicted=1 - saved / cost.before_ns
-    )
-    if not kept:
-        slower = dict.fromkeys(kept_places, f"{cost.ratio.value:.2f}x on the whole model: {reason}")
-        refused = [_refused(r, slower, chosen) for r in records]
-        return replace(done, records=(*done.records, *refused), choices=(*done.choices, choice))
-    return replace(
-        done, model=model, records=(*done.records, *records), choices=(*done.choices, choice),
-        saved_ns=done.saved_ns + saved,
-    )  # fmt: skip
-
-
-def _held(original: ir.Model, canonical: ir.Model, done: Rewritten, costs: Costs) -> Rewritten:
-    """Compare the outcome with where it came from: it must not be slower than the graph as it was exported."""
-    try:
-        gain = costs.whole(canonical, done.model)
-        against = costs.whole(original, done.model)
+        if done.bugs or _falls_short(canonical.model, done, costs):
+            done = canonical
+            for each in passes:
+                done = _applied_if_it_holds(each, done, costs, evaluate)
+        return _never_slower(original, canonical.model, done, costs)
     except (ModelError, NotHere):
         return done
-    total = manifest.Choice(
-        rewrite="all", kept=True, ratio=gain.ratio, reason="every kept rewrite together",
-        predicted=1 - done.saved_ns / gain.before_ns,
-    )  # fmt: skip
-    kept, reason = decide(against.ratio, fewer_nodes=True)
+
+
+def _falls_short(canonical: ir.Model, done: Rewritten, costs: Costs) -> bool:
+    """Whether the whole gains less than its places predict, or nothing."""
+    whole = costs.whole(canonical, done.model)
+    return whole.ratio.low > min(1 - done.saved_ns / whole.before_ns, 1) + HOLDS
+
+
+def _applied(each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | None) -> Rewritten:
+    """Apply each form of a rewrite at the places that chose it, in place; where that shows a bug, the graph is lost."""
+    try:
+        alternatives = each.alternatives()
+        chosen = choose(done.model, alternatives, costs)
+    except PassError as error:
+        return replace(done, bugs=(*done.bugs, error))
+    forms = [form for form in alternatives if any(c.form is form for c in chosen.values())]
+    if not forms:
+        return replace(done, records=(*done.records, _untouched(each, chosen, done.model)))
+    records, bugs = list[PassRecord](), list[PassError]()
+    for form in forms:
+        skip = {name: c.reason or "another form is faster" for name, c in chosen.items() if c.form is not form}
+        elsewhere = {
+            name for name, c in chosen.items() if not (c.form is form or (c.form is None and form is forms[0]))
+        }
+        try:
+            [record] = pipeline.run(done.model, [replace(form, skip={**form.skip, **skip})], evaluate=evaluate)
+        except PassError as error:
+            bugs.append(error)
+            continue
+        sites = tuple(replace(s, ratio=_ratio(chosen.get(s.node))) for s in record.sites if s.node not in elsewhere)
+        records.append(replace(record, sites=sites))
+    applied = {s.node for r in records for s in r.sites if s.applied}
+    saved = sum(c.cost.saved_ns for name, c in chosen.items() if c.cost and name in applied)
+    return replace(done, records=(*done.records, *records), bugs=(*done.bugs, *bugs), saved_ns=done.saved_ns + saved)
+
+
+def _applied_if_it_holds(each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | None) -> Rewritten:
+    """Apply a rewrite to a copy, and keep that if the whole is not slower for it."""
+    candidate = _applied(each, replace(done, model=clone(done.model)), costs, evaluate)
+    before, records = len(done.records), candidate.records
+    if candidate.bugs != done.bugs or not any(r.modified for r in records[before:]):
+        return replace(done, records=records, bugs=candidate.bugs)
+    try:
+        cost = costs.whole(done.model, candidate.model)
+    except ModelError as error:
+        kept, reason = False, f"cannot be measured: {error}"
+    else:
+        kept, reason = decide(cost.ratio, fewer_nodes=True)
+        choice = manifest.Choice(
+            rewrite=each.name, kept=kept, ratio=cost.ratio, reason=reason,
+            predicted=1 - (candidate.saved_ns - done.saved_ns) / cost.before_ns,
+        )  # fmt: skip
+        candidate = replace(candidate, choices=(*done.choices, choice))
+        reason = f"{cost.ratio.value:.2f}x on the whole model: {reason}"
     if kept:
-        return replace(done, choices=(*done.choices, total))
-    why = f"{against.ratio.value:.2f}x of the exported graph, all rewrites together: {reason}"
-    records = tuple(_refused(r, {s.node: why for s in r.sites if s.applied}, {}) for r in done.records)
-    total = manifest.Choice(rewrite="all", kept=False, ratio=against.ratio, reason=reason)
-    return replace(done, model=original, records=records, choices=(*done.choices, total), saved_ns=0.0)
+        return candidate
+    rolled_back = tuple(_rolled_back(r, reason) for r in records[before:])
+    return replace(done, records=(*done.records, *rolled_back), choices=candidate.choices)
 
 
-def _measured(record: PassRecord, chosen: Mapping[str, Chosen]) -> PassRecord:
-    """Put the measured ratio of each place on record."""
+def _never_slower(original: ir.Model, canonical: ir.Model, done: Rewritten, costs: Costs) -> Rewritten:
+    """Compare the outcome with the graph as it was exported, and return to that if it was faster."""
+    whole = costs.whole(canonical, done.model)
+    kept, reason = decide(costs.whole(original, done.model).ratio, fewer_nodes=True)
+    choice = manifest.Choice(
+        rewrite="all", kept=kept, ratio=whole.ratio, predicted=1 - done.saved_ns / whole.before_ns,
+        reason="every kept rewrite together" if kept else f"{reason}, against the graph as it was exported",
+    )  # fmt: skip
+    if kept:
+        return replace(done, choices=(*done.choices, choice))
+    records = tuple(_rolled_back(r, choice.reason) for r in done.records)
+    return replace(done, model=original, records=records, choices=(*done.choices, choice), saved_ns=0.0)
 
-    def ratio(site: Site) -> float | None:
-        found = chosen.get(site.node)
-        return found.cost.ratio.value if found is not None and found.cost is not None else None
 
-    return replace(record, sites=tuple(replace(s, ratio=ratio(s)) for s in record.sites))
+def _untouched(each: Rewrite, chosen: Mapping[str, Chosen], model: ir.Model) -> PassRecord:
+    """Record a rewrite that was applied nowhere."""
+    nodes = {label(n): n.op_type for n in ir.traversal.RecursiveGraphIterator(model.graph)} if chosen else {}
+    sites = tuple(Site(each.name, n, nodes[n], c.reason, ratio=_ratio(c)) for n, c in chosen.items())
+    count = sum(1 for _ in ir.traversal.RecursiveGraphIterator(model.graph))
+    return PassRecord(
+        each.name, each.options, modified=False, sites=sites, nodes_before=count, nodes_after=count, seconds=0.0
+    )
 
 
-def _refused(record: PassRecord, reasons: Mapping[str, str], chosen: Mapping[str, Chosen]) -> PassRecord:
-    """Record a pass whose places were found and left as they are."""
-    sites = tuple(replace(s, reason=s.reason or reasons.get(s.node)) for s in record.sites)
-    unchanged = replace(record, modified=False, sites=sites, nodes_after=record.nodes_before)
-    return _measured(unchanged, chosen)
+def _rolled_back(record: PassRecord, reason: str) -> PassRecord:
+    sites = tuple(replace(s, reason=s.reason or reason) for s in record.sites)
+    return replace(record, modified=False, sites=sites, nodes_after=record.nodes_before)
+
+
+def _ratio(chosen: Chosen | None) -> float | None:
+    return chosen.cost.ratio.value if chosen is not None and chosen.cost is not None else None
