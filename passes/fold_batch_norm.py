@@ -131,9 +131,11 @@ def _scale(node: ir.Node, weight: Array, bias: Floats, params: _Params, edit: Ed
     scaled = SCALED[node.op_type](node, weight.astype(np.float64), params.scale)
     shifted = bias * params.scale + params.shift
     old = node.inputs[1:3]
+    new = edit.constant(f"{node.name}.weight", scaled.astype(weight.dtype))
+    offset = edit.constant(f"{node.name}.bias", shifted.astype(weight.dtype))
     node.resize_inputs(3)
-    node.replace_input_with(1, edit.constant(f"{node.name}.weight", scaled.astype(weight.dtype)))
-    node.replace_input_with(2, edit.constant(f"{node.name}.bias", shifted.astype(weight.dtype)))
+    node.replace_input_with(1, new)
+    node.replace_input_with(2, offset)
     if node.attributes.get_float("beta", 1.0) != 1.0:
         node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     edit.drop_unused(old)

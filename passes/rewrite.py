@@ -33,7 +33,10 @@ class Rewrite(Pass):
 
     @abstractmethod
     def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
-        """Rewrite at one node and return None, or change nothing and return why not."""
+        """Rewrite at one node and return None, or change nothing and return why not.
+
+        ``edit`` may be one that only looks (``survey``) and stops at its first change: call it before any other change.
+        """
 
     def prepare(self, model: ir.Model) -> None:
         """Change what concerns the whole model; called once, before any site."""

@@ -48,6 +48,7 @@ class Straighten(Rewrite):
     """Sinh and Asinh in turn change nothing: a Sum of one operand does not either."""
 
     name: ClassVar[str] = "straighten"
+    op: ClassVar[str] = "Sum"
 
     def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
         return (n for n in graph if n.op_type == "Sinh")
@@ -56,7 +57,7 @@ class Straighten(Rewrite):
         [use] = node.outputs[0].uses()
         y = use.node.outputs[0]
         edit.replace(
-            use.node, edit.node("Sum", [node.inputs[0]], f"{node.name}.straight", dtype=y.dtype, shape=y.shape)
+            use.node, edit.node(self.op, [node.inputs[0]], f"{node.name}.straight", dtype=y.dtype, shape=y.shape)
         )
         return None
 
@@ -114,18 +115,11 @@ class Unrunnable(Rewrite):
 
 
 @dataclass(frozen=True)
-class Wrong(Rewrite):
-    """Something faster than a Softmax, which is no Softmax."""
+class Wrong(Straighten):
+    """Faster than Sinh and Asinh in turn, and not the same."""
 
     name: ClassVar[str] = "wrong"
-
-    def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
-        return (n for n in graph if n.op_type == "Softmax")
-
-    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
-        y = node.outputs[0]
-        edit.replace(node, edit.node("Relu", [node.inputs[0]], "fast", dtype=y.dtype, shape=y.shape))
-        return None
+    op: ClassVar[str] = "Neg"
 
 
 @dataclass(frozen=True)
@@ -157,7 +151,7 @@ def test_a_faster_form_is_applied_with_its_ratio(costs: Costs) -> None:
     assert ratio is not None
     assert ratio < 1
     assert ops(done) == ["Tanh", "Sum", "Softmax"]
-    assert [c.rewrite for c in done.choices] == ["straighten", "all"]
+    assert [c.rewrite for c in done.choices] == ["all"]
 
 
 def test_identical_places_are_measured_once(costs: Costs) -> None:
@@ -231,9 +225,9 @@ def test_checking_each_pass_leaves_out_the_one_that_changes_numbers_and_keeps_th
         with OrtCpuRunner(model, SessionConfig(graph_optimization="none")) as runner:
             return runner.run(costs.feeds)
 
-    done = rewrite(detours(2), costs, [Wrong(), Straighten()], evaluate=evaluate)
+    done = rewrite(detours(1), costs, [Wrong(), Straighten()], evaluate=evaluate)
     assert ["wrong: changed output 'y'" in str(bug) for bug in done.bugs] == [True]
-    assert ops(done) == ["Tanh", "Sum", "Sum", "Softmax"]
+    assert ops(done) == ["Tanh", "Sum", "Softmax"]
 
 
 def test_a_place_in_a_subgraph_is_left_with_the_reason(costs: Costs) -> None:
