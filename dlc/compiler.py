@@ -83,7 +83,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         base = rewrite(exported.model, costs, rewrites(target), evaluate=equal)
         built = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
 
-        subjects = [ship(folder, b.precision, b.model, costs.config) for b in built if b.model is not None]
+        subjects = [ship(folder, b.precision, b.model, b.session) for b in built if b.model is not None]
         evidence = gather(
             baseline, subjects, recipe, exported, evaluating=options.evaluate, seed=options.seed, progress=progress
         )

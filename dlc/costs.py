@@ -85,6 +85,17 @@ class Costs:
             calls = {"before": lambda: old.infer(self.feeds), "after": lambda: new.infer(self.feeds)}
             return self._remember(key, self._race(calls, ROUNDS))
 
+    def loaded(self, model: ir.Model, config: SessionConfig) -> Cost:
+        """Cost of one model under other session options, against these, at the typical sizes."""
+        sizes = str(sorted(sizes_of(Interface.of(model), self.feeds).items()))
+        key = self.key(*canonical_text(model), sizes, repr(config))
+        if (known := self.table.read(key)) is not None:
+            return known
+        self.must_be_here()
+        with self._open(model) as these, self._open(model, config) as those:
+            calls = {"before": lambda: these.infer(self.feeds), "after": lambda: those.infer(self.feeds)}
+            return self._remember(key, self._race(calls, FEW * 2))
+
     def place(self, key: str, before: ir.Model, after: ir.Model | None, values: Feeds) -> Cost:
         """Cost of one place, without that of a call; more rounds where few do not tell.
 
@@ -129,8 +140,8 @@ class Costs:
         if self.table.carried is not None and self.target.fingerprint != here(self.target).fingerprint:
             raise NotHere("not measured on the target: dlc target profile measures it there")
 
-    def _open(self, model: ir.Model) -> Runner:
-        runner: Runner = load(RUNTIMES[self.target.provider])(model, self.config)
+    def _open(self, model: ir.Model, config: SessionConfig | None = None) -> Runner:
+        runner: Runner = load(RUNTIMES[self.target.provider])(model, config or self.config)
         return runner
 
     def _race(self, calls: Calls, rounds: int) -> Cost:

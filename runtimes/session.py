@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 
@@ -11,6 +11,10 @@ from dlc.types import Bytes
 
 INLINE_LIMIT: Bytes = 1 << 30
 """Weights above this many bytes stay in external data, which ONNX Runtime can map (protobuf's own limit: 2 GiB)."""
+
+
+Level: TypeAlias = Literal["none", "basic", "extended", "all"]
+"""How much ONNX Runtime rewrites a graph when it loads it."""
 
 
 class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +26,6 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     provider: Literal["cpu", "cuda"] = "cpu"
     intra_op_threads: int = 1
-    graph_optimization: Literal["none", "basic", "extended", "all"] = "all"
+    graph_optimization: Level = "all"
     disabled_optimizers: tuple[str, ...] = ()
     entries: Mapping[str, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -20,6 +20,8 @@ from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
+from dlc.runtimes.session import SessionConfig
+from dlc.stages.loading import session_for
 from dlc.stages.rewriting import Rewritten
 from dlc.target import Target
 from dlc.types import Bytes
@@ -35,6 +37,7 @@ class Build:
     choices: tuple[manifest.Choice, ...] = ()
     quantized: manifest.Quantized | None = None
     notes: tuple[str, ...] = ()
+    session: SessionConfig = field(default_factory=SessionConfig)
     reason: str = ""
     bug: PassError | None = None
 
@@ -44,7 +47,8 @@ def build(
 ) -> Build:
     """Build one precision from the rewritten FP32 graph, and run it once; what cannot be built says why."""
     if precision == "fp32":
-        return Build(precision, base.model, base.records, base.choices)
+        session, loading = session_for(base.model, costs)
+        return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
     model = clone(base.model)
     try:
         passes = PASSES_OF[precision](model, recipe, costs.target)
@@ -57,7 +61,11 @@ def build(
     except (UserError, CapabilityError) as error:
         return Build(precision, None, reason=str(error))
     quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
-    return Build(precision, model, (*base.records, *records), base.choices, quantized, NOTES.get(precision, ()))
+    session, loading = session_for(model, costs)
+    return Build(
+        precision, model, (*base.records, *records), (*base.choices, *loading), quantized, NOTES.get(precision, ()),
+        session,
+    )  # fmt: skip
 
 
 def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Quantized:

@@ -1,4 +1,4 @@
-"""The numbers that dlc promises, one row each: ``python benchmarks/numbers.py`` (needs the zoo extra and $DLC_DATA).
+"""The numbers that dlc promises, one row each: ``python benchmarks/promises.py`` (needs the zoo extra and $DLC_DATA).
 
 Every figure is measured by the commands a user would type, in folders that vanish; nothing is cached between runs.
 """
