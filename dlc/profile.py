@@ -17,6 +17,7 @@ from dlc.progress import Progress
 from dlc.recipe import Dim, Recipe
 from dlc.sources import onnx_files
 from dlc.sources.recipe_files import load_recipe
+from dlc.stages.loading import session_for
 from dlc.stages.rewriting import rewrite, rewrites
 from dlc.target import Target
 from dlc.versions import TABLE
@@ -47,7 +48,7 @@ def profile(sources: Sequence[str], target: Target, *, seed: int, cache: Path | 
             target, Interface.of(exported.model), exported.inputs, measured_sizes(exported.dims), seed=seed, table=table
         )
         known = len(table.seen)
-        rewrite(exported.model, costs, rewrites(target))
+        session_for(rewrite(exported.model, costs, rewrites(target)).model, costs)
         added[source] = len(table.seen) - known
     return Profile(target, table.everything(target.fingerprint), added)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from dlc.passes.base import holds_graph
 from dlc.types import Feeds
 
 ONE = ir.tensor([1.0], dtype=ir.DataType.FLOAT)
@@ -40,11 +41,6 @@ def around(node: ir.Node, index: Index, size: int) -> list[ir.Node]:
                 seen[other] = None
                 queue.append(other)
     return sorted(seen, key=lambda n: index.places[str(n.name)][0])
-
-
-def holds_graph(node: ir.Node) -> bool:
-    """Whether a node is an If, a Loop, a Scan, or anything else with a graph of its own."""
-    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
 
 
 def cut(index: Index, names: Collection[str]) -> ir.Model | None:

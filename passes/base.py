@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -83,6 +83,20 @@ def only_user(value: ir.Value) -> ir.Node | None:
         return None
     home = producer.graph if producer is not None else value.graph
     return users[0].node if users[0].node.graph is home else None
+
+
+def holds_graph(node: ir.Node) -> bool:
+    """Whether a node is an If, a Loop, a Scan, or anything else with a graph of its own."""
+    return any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values())
+
+
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """Yield the graphs that a node holds, and those that their nodes hold."""
+    for attribute in node.attributes.values():
+        graphs = [attribute.as_graph()] if attribute.type is ir.AttributeType.GRAPH else []
+        for graph in attribute.as_graphs() if attribute.type is ir.AttributeType.GRAPHS else graphs:
+            yield graph
+            yield from graph.subgraphs()
 
 
 def weight_bytes(model: ir.Model) -> Bytes:

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from dlc.passes.base import Pass, Rewritten, Site
+from dlc.passes.name_sizes import name_sizes
 from dlc.passes.neutral import drop_neutral
 from dlc.pipeline import digest
 
@@ -82,6 +83,8 @@ class Canonicalize(Pass):
         _name_copies(model.graph, before, promised)
         ir.passes.Sequential(common.TopologicalSortPass(), common.NameFixPass(_NodesByType()))(model)
         promised.restore(model.graph)
+        for graph in model.graphs():
+            name_sizes(graph)
         _clear_notes(model)
         return sites
 

@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site, constant
+from dlc.passes.base import Pass, Rewritten, Site, constant, holds_graph
 from dlc.passes.concrete_shapes import infer_types
 from dlc.passes.emit import Emitter, drop_unused
 from dlc.passes.weighted import label, weighted_nodes, weights_of
@@ -116,7 +116,7 @@ class CastFp16(Pass):
             return f"{named[0]} is blocked" + (": its range exceeds FP16" if named[0] in RANGE_CRITICAL else " by name")
         if node.op_type in ATTRIBUTE_TYPED:
             return f"{node.op_type} makes FP32 by its attributes"
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if holds_graph(node):
             return f"{node.op_type} holds a subgraph"
         if unknown := [v for v in (*node.inputs, *node.outputs) if v is not None and not _is_typed(v)]:
             return f"the type of {unknown[0].name!r} is not a known tensor type"

@@ -6,7 +6,7 @@ evaluates such a computation, so that a rewrite can compare sizes instead of nod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import onnx_ir as ir
 
@@ -23,7 +23,7 @@ def extents(value: ir.Value | None) -> Extents | None:
     return tuple(d if isinstance(d, int) else d.value for d in value.shape)
 
 
-def contents(value: ir.Value | None) -> Extents | None:  # noqa: PLR0911 - one return an operator
+def contents(value: ir.Value | None) -> Extents | None:
     """Elements of an integer vector or scalar that holds sizes, None if it is computed in an unknown way."""
     if value is None:
         return None
@@ -32,18 +32,10 @@ def contents(value: ir.Value | None) -> Extents | None:  # noqa: PLR0911 - one r
     node = value.producer()
     if node is None or node.domain != "":
         return None
-    if node.op_type == "Shape":
-        shape = extents(node.inputs[0])
-        end = node.attributes.get_int("end", len(shape or ()))
-        return None if shape is None else shape[node.attributes.get_int("start", 0) : end]
-    if node.op_type == "Concat":
-        parts = [contents(v) for v in node.inputs]
-        return None if None in parts else tuple(e for part in parts if part is not None for e in part)
     if node.op_type in ("Cast", "Identity", "Squeeze", "Unsqueeze"):
         return contents(node.inputs[0])
-    if node.op_type in ("Gather", "Slice"):
-        return _picked(node)
-    return None
+    rule = ELEMENTS.get(node.op_type)
+    return None if rule is None else rule(node)
 
 
 def reshaped(node: ir.Node) -> Extents | None:
@@ -73,3 +65,66 @@ def _picked(node: ir.Node) -> Extents | None:
     if [len(n) for n in (start, end, axis, step)] != [1, 1, 1, 1] or axis[0] not in (0, -1):
         return None
     return data[start[0] : end[0] : step[0]]
+
+
+def _sizes(node: ir.Node) -> Extents | None:
+    shape = extents(node.inputs[0])
+    end = node.attributes.get_int("end", len(shape or ()))
+    return None if shape is None else shape[node.attributes.get_int("start", 0) : end]
+
+
+def _joined(node: ir.Node) -> Extents | None:
+    parts = [contents(v) for v in node.inputs]
+    return None if None in parts else tuple(e for part in parts if part is not None for e in part)
+
+
+def _flattened(node: ir.Node) -> Extents | None:
+    """Return what a Reshape to a vector or a scalar leaves as it is."""
+    return contents(node.inputs[0]) if contents(node.inputs[1]) in ((-1,), ()) else None
+
+
+def _filled(node: ir.Node) -> Extents | None:
+    """Return the elements of a small ConstantOfShape."""
+    shape, value = contents(node.inputs[0]), node.attributes.get_tensor("value", None)
+    if shape is None or len(shape) != 1 or not isinstance(shape[0], int) or shape[0] > LONGEST:
+        return None
+    return (0 if value is None else int(value.numpy().reshape(-1)[0]),) * shape[0]
+
+
+def _elementwise(node: ir.Node) -> Extents | None:
+    """Elements of a product, a comparison or a choice of vectors of one length; a name is some size, so never -1."""
+    given = [contents(v) for v in node.inputs]
+    length = max((len(g) for g in given if g is not None), default=0)
+    if any(g is None or len(g) not in (1, length) for g in given):
+        return None
+    columns = [g * (length // len(g)) for g in given if g is not None]
+    return tuple(COMPUTED[node.op_type](*elements) for elements in zip(*columns, strict=True))
+
+
+def _times(a: Extent, b: Extent) -> Extent:
+    if isinstance(a, int) and isinstance(b, int):
+        return a * b
+    return a if b == 1 else b if a == 1 else None
+
+
+def _equals(a: Extent, b: Extent) -> Extent:
+    """1 if two sizes are equal, 0 if they cannot be."""
+    if a is None or b is None:
+        return None
+    if a == b:
+        return 1
+    least = min((x for x in (a, b) if isinstance(x, int)), default=0)
+    return 0 if (isinstance(a, int) and isinstance(b, int)) or least < 0 else None
+
+
+def _choice(condition: Extent, yes: Extent, no: Extent) -> Extent:
+    return None if condition is None else no if condition == 0 else yes
+
+
+COMPUTED: dict[str, Callable[..., Extent]] = {"Mul": _times, "Equal": _equals, "Where": _choice}
+ELEMENTS: dict[str, Callable[[ir.Node], Extents | None]] = {
+    "Shape": _sizes, "Concat": _joined, "Reshape": _flattened, "ConstantOfShape": _filled, "Mul": _elementwise,
+    "Where": _elementwise, "Equal": _elementwise, "Gather": _picked, "Slice": _picked,
+}  # fmt: skip
+LONGEST = 64
+"""Elements of the longest vector that is taken for a shape."""

@@ -1,8 +1,8 @@
 """Fold a Pad of spatial axes into the convolution or pool that reads it.
 
-    Conv(Pad(x, p), pads = q)  =  Conv(x, pads = p + q)        zeros
-    AveragePool(Pad(x, p), pads = q)  =  AveragePool(x, pads = p + q, count_include_pad = 1)        zeros; q = 0, or counted
-    MaxPool(Pad(x, p), pads = q)  =  MaxPool(x, pads = p + q)        the lowest number; or zeros, if x >= 0
+    Conv(Pad(x, p), q)  =  Conv(x, pads = p + q)        zeros
+    AveragePool(Pad(x, p), q)  =  AveragePool(x, pads = p + q, count_include_pad = 1)        zeros, q = 0 or counted
+    MaxPool(Pad(x, p), q)  =  MaxPool(x, pads = p + q)        the lowest number; or zeros, if x >= 0
 
 A MaxPool pads with what is below every number: zeros among numbers that are not negative are the same, as long as each
 window holds one of them. Canonicalisation folds a Pad that one Conv reads; this also folds one that several nodes read.
@@ -31,7 +31,7 @@ class FoldPad(Rewrite):
 
     Not applied if the amounts are not constant, negative, or on the first two axes; if the padding is not what the
     readers pad with; or if one reader is another operator, sets its padding itself (``auto_pad``), rounds its size up
-    (``ceil_mode``), or is a pool that would pad as much as its window or more.
+    (``ceil_mode``), or is a pool that would pad as much as its window or more, or that is dilated.
     """
 
     name: ClassVar[str] = "fold-pad"
@@ -67,7 +67,7 @@ class FoldPad(Rewrite):
         return None
 
 
-def _amounts(pad: ir.Node) -> list[int] | str:
+def _amounts(pad: ir.Node) -> list[int] | str:  # noqa: PLR0911 - one return a guard
     """Return what a Pad adds to the spatial axes, all beginnings, then all ends; or say why it cannot be folded."""
     x = pad.inputs[0]
     if pad.attributes.get_string("mode", "constant") != "constant":
@@ -97,7 +97,9 @@ def _value(pad: ir.Node) -> float | None:
     return 0.0 if len(pad.inputs) < 3 or pad.inputs[2] is None else scalar(pad.inputs[2])
 
 
-def _padded(reader: ir.Node, amounts: Sequence[int], value: float | None, x: ir.Value) -> list[int] | str:
+def _padded(  # noqa: PLR0911 - one return a guard
+    reader: ir.Node, amounts: Sequence[int], value: float | None, x: ir.Value
+) -> list[int] | str:
     """Return the padding of a reader together with that of the Pad, or say why they cannot be one."""
     if reader.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
         return f"{reader.op_type} sets its padding itself"
@@ -107,6 +109,8 @@ def _padded(reader: ir.Node, amounts: Sequence[int], value: float | None, x: ir.
         return pads if value == 0 else "pads with another number than 0"
     if reader.attributes.get_int("ceil_mode", 0):
         return f"{reader.op_type} rounds its size up"
+    if any(d != 1 for d in reader.attributes.get_ints("dilations", None) or ()):
+        return f"{reader.op_type} is dilated: a window might hold padding alone"
     window = [int(n) for n in reader.attributes.get_ints("kernel_shape", ())]
     if any(n >= k for n, k in zip(pads, [*window, *window], strict=True)):
         return f"{reader.op_type} would pad as much as its window"

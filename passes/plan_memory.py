@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from dlc.errors import PassError, Unsupported
+from dlc.passes.base import subgraphs
 from dlc.passes.concrete_shapes import Shape, infer_shapes, infer_types
 from dlc.passes.offsets import ALIGNMENT, Buffer, aligned, faults, lower_bound, place
 from dlc.passes.weighted import label
@@ -125,17 +126,9 @@ def _folds(node: ir.Node, known: set[ir.Value]) -> bool:
 def _reads(node: ir.Node) -> Iterator[ir.Value]:
     """Inputs of a node, and all that the nodes of its subgraphs read."""
     yield from (v for v in node.inputs if v is not None)
-    for attribute in node.attributes.values():
-        for graph in _graphs(attribute):
-            for inner in graph:
-                yield from _reads(inner)
-            yield from graph.outputs
-
-
-def _graphs(attribute: ir.Attr) -> Iterable[ir.Graph]:
-    if attribute.type == ir.AttributeType.GRAPH:
-        return [attribute.as_graph()]
-    return attribute.as_graphs() if attribute.type == ir.AttributeType.GRAPHS else []
+    for graph in subgraphs(node):
+        yield from (v for inner in graph for v in inner.inputs if v is not None)
+        yield from graph.outputs
 
 
 def _bytes(value: ir.Value, dtype: ir.DataType | None, shapes: Mapping[str, Shape]) -> Bytes:

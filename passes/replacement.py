@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from dlc.passes.base import subgraphs
 from dlc.passes.edit import Edit
 
 
@@ -60,7 +61,7 @@ class Replacement:
             tuple((domain, version or 1) for domain, version in sorted(found.used_opsets, key=str)),
         )  # fmt: skip
 
-    def refusal(self, order: Mapping[ir.Node, int]) -> str | None:
+    def refusal(self, order: Mapping[ir.Node, int]) -> str | None:  # noqa: PLR0911 - one return a guard
         """Say why the replacement has no place in the graph."""
         new = [value for _, value in self.results]
         if len(set(new)) < len(new):
@@ -110,9 +111,9 @@ class Replacement:
         return made_here and not value.is_graph_output()
 
     def _anchor(self, order: Mapping[ir.Node, int]) -> ir.Node | None:
-        """Return the node before which the new nodes go: the first that reads a result; None if an input comes later."""
+        """Return the node before which the new nodes go: the first reader of a result; None if an input comes later."""
         graph, inside = self.edit.graph, {*self.matched, *self.nodes}
-        users = (use.node for old, _ in self.results for use in old.uses())
+        users = [use.node for old, _ in self.results for use in old.uses()]
         readers = [n for user in users if (n := _in_graph(user, graph)) is not None and n not in inside]
         values = [v for n in self.nodes for v in n.inputs] + [new for _, new in self.results]
         read = {v.producer() for v in values if v is not None}
@@ -124,11 +125,9 @@ class Replacement:
 
 def _in_graph(node: ir.Node, graph: ir.Graph) -> ir.Node | None:
     """Return the node of this graph that is, or holds, a node."""
-    each: ir.Node | None = node
-    while each is not None and each.graph is not graph:
-        home = each.graph
-        each = home.parent_node if isinstance(home, ir.Graph) else None
-    return each
+    if node.graph is graph:
+        return node
+    return next((each for each in graph if any(n is node for inner in subgraphs(each) for n in inner)), None)
 
 
 def _constant(node: ir.Node, edit: Edit, base: str) -> ir.Value | None:
@@ -144,7 +143,7 @@ def _constant(node: ir.Node, edit: Edit, base: str) -> ir.Value | None:
 
 
 def _infer(node: ir.Node, model: ir.Model) -> None:
-    """Give a node's outputs the types and shapes that its operator's definition infers, so that later passes see them."""
+    """Give a node's outputs the types and shapes that its operator's definition infers: later passes need them."""
     imports = {"": 1, **model.graph.opset_imports}
     try:
         schema = onnx.defs.get_schema(node.op_type, imports.get(node.domain, 1), node.domain)

@@ -20,7 +20,7 @@ import onnx_ir as ir
 from dlc.errors import RecipeError
 from dlc.passes import PASSES
 from dlc.passes.base import Rewritten
-from dlc.passes.edit import Edit
+from dlc.passes.edit import Edit, Survey
 from dlc.passes.replacement import Replacement
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.weighted import label
@@ -80,6 +80,9 @@ class UserRewrite(Rewrite):
             if found is None:
                 trace.detach()
                 continue
+            if isinstance(edit, Survey):
+                trace.detach()
+                edit.context(node)
             with self._blamed(node):
                 replacement = Replacement.of(node, found, edit)
             refused = replacement.refusal(self._order)
@@ -176,7 +179,7 @@ def _may_match(rule: Any, node: ir.Node) -> bool:
 
 
 def _name(rules: tuple[Any, ...]) -> str:
-    """Return the one name of some rules; RecipeError if there is none, or if a rule is of a kind that is not applied."""
+    """Return the one name of some rules; RecipeError if there is none, or if a rule is of a kind not applied."""
     names = {rule.name or _function_name(rule) for rule in rules}
     if len(names) != 1:
         raise RecipeError(

@@ -19,12 +19,14 @@ from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.quantize_dynamic import QuantizeDynamic
+from dlc.passes.split_residual import SplitResidual
+from dlc.passes.unroll_grid import UnrollGrid
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.tolerance import distance, reassociation
 from dlc.types import Outputs
 
-FUSIONS = (FuseLayerNorm(), FuseGelu(), FuseAttention())
+FUSIONS = (FuseLayerNorm(), FuseGelu(), FuseAttention(), UnrollGrid(), SplitResidual())
 ROW = "main-captions\tMSRvid\t2012test\t0024\t2.500\tA girl is styling her hair.\tA girl is brushing her hair."
 
 

@@ -151,7 +151,7 @@ def test_a_faster_form_is_applied_with_its_ratio(costs: Costs) -> None:
     assert ratio is not None
     assert ratio < 1
     assert ops(done) == ["Tanh", "Sum", "Softmax"]
-    assert [c.rewrite for c in done.choices] == ["all"]
+    assert done.choices[-1].rewrite == "all"
 
 
 def test_identical_places_are_measured_once(costs: Costs) -> None:
