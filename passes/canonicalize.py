@@ -19,6 +19,7 @@ from onnx_ir.passes import common
 from dlc.passes.base import Pass, Rewritten, Site
 from dlc.passes.name_sizes import name_sizes
 from dlc.passes.neutral import drop_neutral
+from dlc.passes.share_sizes import share_sizes
 from dlc.pipeline import digest
 
 ROUNDS = 8
@@ -83,8 +84,9 @@ class Canonicalize(Pass):
         _name_copies(model.graph, before, promised)
         ir.passes.Sequential(common.TopologicalSortPass(), common.NameFixPass(_NodesByType()))(model)
         promised.restore(model.graph)
+        name_sizes(model)
         for graph in model.graphs():
-            name_sizes(graph)
+            share_sizes(graph)
         _clear_notes(model)
         return sites
 

@@ -32,7 +32,7 @@ def contents(value: ir.Value | None) -> Extents | None:
     node = value.producer()
     if node is None or node.domain != "":
         return None
-    if node.op_type in ("Cast", "Identity", "Squeeze", "Unsqueeze"):
+    if node.op_type in ("Identity", "Squeeze", "Unsqueeze"):
         return contents(node.inputs[0])
     rule = ELEMENTS.get(node.op_type)
     return None if rule is None else rule(node)
@@ -83,6 +83,15 @@ def _flattened(node: ir.Node) -> Extents | None:
     return contents(node.inputs[0]) if contents(node.inputs[1]) in ((-1,), ()) else None
 
 
+def _cast(node: ir.Node) -> Extents | None:
+    """Return what is cast to INT64, or fits INT32; a name is a size, which does."""
+    sizes, wanted = contents(node.inputs[0]), node.attributes.get_int("to", 0)
+    if wanted == ir.DataType.INT64:
+        return sizes
+    fits = sizes is not None and all(-(1 << 31) <= s < 1 << 31 for s in sizes if isinstance(s, int))
+    return sizes if wanted == ir.DataType.INT32 and fits else None
+
+
 def _filled(node: ir.Node) -> Extents | None:
     """Return the elements of a small ConstantOfShape."""
     shape, value = contents(node.inputs[0]), node.attributes.get_tensor("value", None)
@@ -123,8 +132,8 @@ def _choice(condition: Extent, yes: Extent, no: Extent) -> Extent:
 
 COMPUTED: dict[str, Callable[..., Extent]] = {"Mul": _times, "Equal": _equals, "Where": _choice}
 ELEMENTS: dict[str, Callable[[ir.Node], Extents | None]] = {
-    "Shape": _sizes, "Concat": _joined, "Reshape": _flattened, "ConstantOfShape": _filled, "Mul": _elementwise,
-    "Where": _elementwise, "Equal": _elementwise, "Gather": _picked, "Slice": _picked,
+    "Shape": _sizes, "Cast": _cast, "Concat": _joined, "Reshape": _flattened, "ConstantOfShape": _filled,
+    "Mul": _elementwise, "Where": _elementwise, "Equal": _elementwise, "Gather": _picked, "Slice": _picked,
 }  # fmt: skip
 LONGEST = 64
 """Elements of the longest vector that is taken for a shape."""

@@ -9,8 +9,8 @@ com.microsoft. Measured on ONNX Runtime 1.32, AVX2, one thread, 12 heads of 32, 
 Attention 27 / 57 / 560, MultiHeadAttention 39 / 86 / 630. One product for q, k and v, then Split, beats three products.
 
 Exporters guard softmax against rows that are all minus infinity: ``where(isnan(p), 0, p)``. Where the mask is finite
-no such row exists and the guard does nothing, as long as the activations are finite; where it is not, the site is left.
-A row without a visible key that was NaN, for want of a guard, is 0 or uniform.
+no such row exists and the guard does nothing, as long as the activations are finite. Where it is not, only Attention
+gives such rows the 0 of the guard. A row without a visible key that was NaN, for want of a guard, is 0 or uniform.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class FuseAttention(Rewrite):
 
     ``max_opset``: the newest opset the model may be raised to. ``pack``: compute q, k and v of one input in one
     product. Not applied if the probabilities have another reader or are a graph output, if the mask cannot be broadcast
-    by the operator or may be infinite under a guard, or if sizes are unknown. Sites are the Softmax nodes.
+    by the operator, if MultiHeadAttention would need a guard, or if sizes are unknown. Sites are the Softmax nodes.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -73,13 +73,15 @@ class FuseAttention(Rewrite):
         if isinstance(match := find(node), str):
             return match
         native = self.max_opset >= ATTENTION and edit.model.graph.opset_imports.get("", 1) >= ATTENTION
+        if match.zeroed and not native:
+            return "the mask may be infinite: rows without a visible key are guarded"
         inputs: list[ir.Value | None] = [match.q.value, match.k.value, match.v.value]
         if self.pack and (together := pack(edit, inputs, match.last)) is not None:
             inputs = [*together]
         heads = match.q.heads
         attributes = {"q_num_heads": heads, "kv_num_heads": heads} if native else {"num_heads": heads}
         if match.mask is not None:
-            mask = edit.once((match.mask, native), lambda: _mask(edit, match, native=native))
+            mask = edit.once((match.mask, native, match.zeroed), lambda: _mask(edit, match, native=native))
             inputs.extend([mask] if native else [None, None, mask])
         y = match.last.outputs[0]
         fused = edit.node(
@@ -96,7 +98,8 @@ class FuseAttention(Rewrite):
 def _mask(edit: Edit, match: Match, *, native: bool) -> ir.Value:
     """Return the mask in the form that the kernels read."""
     assert match.mask is not None
-    return _with_rows(edit, _floored(edit, match.mask, match.last) if native else match.mask, match)
+    lifts = native and not match.zeroed
+    return _with_rows(edit, _floored(edit, match.mask, match.last) if lifts else match.mask, match)
 
 
 def _floored(edit: Edit, mask: ir.Value, before: ir.Node) -> ir.Value:

@@ -32,7 +32,10 @@ class Heads:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One attention; ``last`` is the Reshape that merges the heads, whose output the operator gives."""
+    """One attention; ``last`` is the Reshape that merges the heads, whose output the operator gives.
+
+    ``zeroed``: rows of the mask may be all minus infinity, and a guard makes their probabilities 0.
+    """
 
     q: Heads
     k: Heads
@@ -40,9 +43,10 @@ class Match:
     scale: float
     mask: ir.Value | None
     last: ir.Node
+    zeroed: bool
 
 
-def find(softmax: ir.Node) -> Match | str:  # noqa: C901, PLR0911 - one return a guard
+def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
     """Find the attention around a Softmax, or say why there is none."""
     after = _after(softmax)
     if isinstance(after, str):
@@ -65,14 +69,13 @@ def find(softmax: ir.Node) -> Match | str:  # noqa: C901, PLR0911 - one return a
         return "the values are scaled"
     if scale * q.scale * k.scale <= 0:
         return "the scale is not positive, which no attention operator takes"
-    if guarded and not (mask is None or _finite(mask)):
-        return "the mask may be infinite: rows without a visible key are guarded"
     if reason := _unfit(mask, q, k):
         return reason
     batch, length, _ = extents(q.value) or (None,) * 3
     if not matches(reshaped(last), (batch, length, q.heads * v.size)):
         return "the heads are not merged to [batch, sequence, hidden]"
-    return Match(q, k, v, scale * q.scale * k.scale, mask, last)
+    zeroed = guarded and not (mask is None or _finite(mask))
+    return Match(q, k, v, scale * q.scale * k.scale, mask, last, zeroed)
 
 
 def _after(softmax: ir.Node) -> tuple[ir.Node, ir.Node, bool] | str:  # noqa: PLR0911 - one return a guard

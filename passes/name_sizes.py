@@ -10,7 +10,7 @@ rewrite compares sizes, so it needs one name for one size. Only what holds for e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import onnx_ir as ir
 
@@ -29,19 +29,26 @@ BROADCAST = frozenset({
 })  # fmt: skip
 
 
-def name_sizes(graph: ir.Graph) -> None:
-    """Write the sizes that can be told where the graph does not state them."""
-    for node in graph:
-        if node.domain != "" or not node.outputs:
-            continue
-        y = node.outputs[0]
-        stated = extents(y)
-        if y.is_graph_output() or (stated is not None and None not in stated) or (found := _inferred(node)) is None:
-            continue
-        if stated is None:
-            y.shape = ir.Shape(found)
-        elif len(stated) == len(found):
-            y.shape = ir.Shape([f if s is None else s for s, f in zip(stated, found, strict=True)])
+def name_sizes(model: ir.Model) -> None:
+    """Write the sizes that can be told where the graph states none, or a name that none of its inputs bears."""
+    declared: set[Extent] = {d for v in model.graph.inputs for d in extents(v) or () if isinstance(d, str)}
+    for graph in model.graphs():
+        for node in graph:
+            if node.domain == "" and node.outputs and not node.outputs[0].is_graph_output():
+                _name(node, declared)
+
+
+def _name(node: ir.Node, declared: Collection[Extent]) -> None:
+    stated = extents(y := node.outputs[0])
+    if stated is not None and all(isinstance(s, int) or s in declared for s in stated):
+        return
+    if (found := _inferred(node)) is None:
+        return
+    if stated is None:
+        y.shape = ir.Shape(found)
+    elif len(stated) == len(found):
+        told = [s if isinstance(s, int) or s in declared else f for s, f in zip(stated, found, strict=True)]
+        y.shape = ir.Shape([s if t is None else t for s, t in zip(stated, told, strict=True)])
 
 
 def _inferred(node: ir.Node) -> Extents | None:
@@ -123,6 +130,19 @@ def _matmul(node: ir.Node) -> Extents | None:
     return None if lead is None else (*lead, a[-2], b[-1])
 
 
+def _concat(node: ir.Node) -> Extents | None:
+    """Add up along the axis; elsewhere all inputs are alike, and a number tells more than a name."""
+    given = [s for v in node.inputs if (s := extents(v)) is not None]
+    if len(given) < len(node.inputs) or len({len(s) for s in given}) != 1:
+        return None
+    axis = node.attributes.get_int("axis", 0) % len(given[0])
+    along = [s[axis] for s in given]
+    numbers = [n for n in along if isinstance(n, int)]
+    total = sum(numbers) if len(numbers) == len(along) else None
+    others = [next((n for n in column if isinstance(n, int)), column[0]) for column in zip(*given, strict=True)]
+    return tuple(total if i == axis else size for i, size in enumerate(others))
+
+
 def _gather(node: ir.Node) -> Extents | None:
     data, at = extents(node.inputs[0]), extents(node.inputs[1])
     if data is None or at is None:
@@ -175,6 +195,7 @@ RULES: dict[str, Callable[[ir.Node], Extents | None]] = {
     "Expand": lambda node: broadcast([extents(node.inputs[0]), contents(node.inputs[1])]),
     "Gather": _gather,
     "GatherElements": lambda node: extents(node.inputs[1]),
+    "Concat": _concat,
     "MatMul": _matmul,
     "Range": _range,
     "Reshape": _reshape,

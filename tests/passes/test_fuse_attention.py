@@ -192,9 +192,6 @@ OUT = "float[b, s, 6] y)"
 MERGED = "the heads are not merged"
 READ = "the probabilities have another reader"
 GUARDS = [
-    ("the mask may be infinite: rows without a visible key are guarded", GUARDED.replace("{-10000}", "{-inf}")),
-    ("the mask may be infinite: rows without a visible key are guarded",
-     GUARDED.replace("bool[b, 1, s, s] seen", "float[b, 1, s, s] mask").replace("mask = Where(seen, zero, low)", "")),
     ("the probabilities are a graph output", BODY.replace(OUT, f"{OUT[:-1]}, float[b, 2, s, s] p)")),
     (READ, BODY.replace(OUT, f"{OUT[:-1]}, float[b, 2, s, s] r)").replace("o4 =", "r = Neg(p)\n o4 =")),
     (READ, GUARDED.replace("Where(bad, zero, p)", "Where(bad, scale, p)")),
@@ -233,6 +230,35 @@ def test_guard(reason: str, body: str) -> None:
     assert [s.reason for s in record.sites] == [reason]
     assert not record.modified
     assert serialized(model) == before
+
+
+INFINITE = [
+    GUARDED.replace("{-10000}", "{-inf}"),
+    GUARDED.replace("bool[b, 1, s, s] seen", "float[b, 1, s, s] mask").replace("mask = Where(seen, zero, low)", ""),
+]
+
+
+@pytest.mark.parametrize("body", INFINITE)
+def test_only_attention_replaces_a_guard_that_acts(body: str) -> None:
+    model = attention(body)
+    before = serialized(model)
+    reason = "the mask may be infinite: rows without a visible key are guarded"
+    assert [s.reason for s in sites(model, FuseAttention(max_opset=22))] == [reason]
+    assert serialized(model) == before
+    assert [s.reason for s in sites(model, FuseAttention())] == [None]
+
+
+def test_a_guard_that_acts_leaves_zeros() -> None:
+    model = attention(INFINITE[0])
+    given_feeds = dict(feeds(model, np.random.default_rng(0)))
+    given_feeds["seen"] = np.ones((2, 1, 5, 5), bool)
+    given_feeds["seen"][1] = given_feeds["seen"][0, 0, 2] = False
+    before = compute(model, given_feeds)
+    assert not before["y"][1].any()
+    assert sites(model, FuseAttention())[0].applied
+    after = compute(model, given_feeds)
+    assert not after["y"][1].any()
+    assert distance(after, before)[0] <= 4 * (40 * 12 + 4 * 2 * 7) * EPS32
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
