@@ -16,7 +16,7 @@ from dlc.cost_table import CostTable
 from dlc.costs import Costs
 from dlc.errors import UserError
 from dlc.interface import Interface
-from dlc.passes.base import Site, clone
+from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.concrete_shapes import infer_shapes
 from dlc.recipe import suggest
@@ -72,7 +72,7 @@ def inspect(
         producer=" ".join(filter(None, (model.producer_name, model.producer_version))),
         inputs=tuple(map(str, interface.inputs)),
         outputs=tuple(map(str, interface.outputs)),
-        nodes=sum(1 for _ in ir.traversal.RecursiveGraphIterator(model.graph)),
+        nodes=sum(1 for _ in all_nodes(model.graph)),
         parameters=sum(w.size for w in weights),
         weight_bytes=sum(w.nbytes for w in weights),
         sizes=sizes,

@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from dlc.errors import DlcError, ModelError, PassError
 from dlc.interface import Interface
-from dlc.passes.base import Pass, Rewritten, Site
+from dlc.passes.base import Pass, Rewritten, Site, all_nodes, graphs
 from dlc.tolerance import distance, reassociation
 from dlc.types import Outputs
 
@@ -118,9 +118,10 @@ def _typed(value: ir.Value) -> str:
 
 def _owners(model: ir.Model) -> list[object]:
     """Tensor objects that the digest counts by identity; held, so that no new tensor takes a freed one's place."""
-    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
-    attributes = [a.value for n in nodes for a in n.attributes.values() if a.type == ir.AttributeType.TENSOR]
-    return [v.const_value for g in model.graphs() for v in g.initializers.values()] + attributes
+    attributes = [
+        a.value for n in all_nodes(model.graph) for a in n.attributes.values() if a.type == ir.AttributeType.TENSOR
+    ]
+    return [v.const_value for g in graphs(model.graph) for v in g.initializers.values()] + attributes
 
 
 def _check(each: Pass, model: ir.Model, result: ir.passes.PassResult, promised: Interface, before: str) -> str:
@@ -189,7 +190,7 @@ def _graphs(attr: ir.Attr) -> Iterator[ir.Graph]:
 
 
 def _count(model: ir.Model) -> int:
-    return sum(1 for _ in ir.traversal.RecursiveGraphIterator(model.graph))
+    return sum(1 for _ in all_nodes(model.graph))
 
 
 def _names(records: list[PassRecord]) -> str:

@@ -16,7 +16,9 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from dlc.passes.base import Pass, Rewritten, Site
+from dlc.passes.base import Pass, Rewritten, Site, graphs
+from dlc.passes.exact_rules import exact_rules
+from dlc.passes.extents import extents
 from dlc.passes.name_sizes import name_sizes
 from dlc.passes.neutral import drop_neutral
 from dlc.passes.share_sizes import share_sizes
@@ -63,18 +65,23 @@ class Canonicalize(Pass):
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.LiftSubgraphInitializersToMainGraphPass(),
             common.NameFixPass(_NodesByType()),
-            self._fold_constants(),
-            _rules(),
+            self._fold_constants(model),
+        )(model)
+        name_sizes(model)
+        for graph in graphs(model.graph):
+            share_sizes(graph)
+        ir.passes.Sequential(
+            exact_rules(),
             common.RemoveUnusedNodesPass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.DeduplicateInitializersPass(),
         )(model)
         if not any(_draws(node) for node in model.graph.all_nodes()):
             common.CommonSubexpressionEliminationPass()(model)
-        for graph in model.graphs():
+        for graph in graphs(model.graph):
             drop_neutral(graph)
         _name_copies(model.graph, before, promised)
-        sites = [s for graph in model.graphs() for s in _eliminate_identities(graph)]
+        sites = [s for graph in graphs(model.graph) for s in _eliminate_identities(graph)]
         ir.passes.Sequential(
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
@@ -84,14 +91,21 @@ class Canonicalize(Pass):
         _name_copies(model.graph, before, promised)
         ir.passes.Sequential(common.TopologicalSortPass(), common.NameFixPass(_NodesByType()))(model)
         promised.restore(model.graph)
-        name_sizes(model)
-        for graph in model.graphs():
-            share_sizes(graph)
         _clear_notes(model)
         return sites
 
-    def _fold_constants(self) -> ir.passes.InPlacePass:
+    def _fold_constants(self, model: ir.Model) -> ir.passes.InPlacePass:
         from onnxscript.optimizer._constant_folding import FoldConstantsPass
+
+        declared = {d for v in model.graph.inputs for d in extents(v) or ()} - {None}
+
+        class Folding(FoldConstantsPass):  # type: ignore[misc]
+            """Infers what is not stated in the terms of the inputs; the rest of a large graph is most of the work."""
+
+            def _do_inference(self, node: ir.Node) -> None:
+                shapes = [extents(v) for v in node.outputs if v.name]
+                if any(s is None or any(isinstance(d, str | None) and d not in declared for d in s) for s in shapes):
+                    super()._do_inference(node)
 
         def fold(node: ir.Node) -> bool | None:
             if _draws(node):
@@ -99,7 +113,7 @@ class Canonicalize(Pass):
             sizes = [v.const_value.size for v in node.inputs if v is not None and v.const_value is not None]
             return False if sum(sizes) > self.max_transpose else None
 
-        folding: ir.passes.InPlacePass = FoldConstantsPass(
+        folding: ir.passes.InPlacePass = Folding(
             shape_inference=True, input_size_limit=self.max_fold_input, output_size_limit=self.max_fold_output,
             should_fold=fold,
         )  # fmt: skip
@@ -146,7 +160,7 @@ def free_name(graph: ir.Graph, name: str) -> None:
 
 
 def _values(graph: ir.Graph) -> Iterator[ir.Value]:
-    for each in (graph, *graph.subgraphs()):
+    for each in graphs(graph):
         yield from each.inputs
         yield from each.initializers.values()
         for node in each:
@@ -181,33 +195,6 @@ def _bypass(graph: ir.Graph, node: ir.Node, x: ir.Value, y: ir.Value) -> None:
         x.name, x.type, x.shape = name, kind, shape
 
 
-def _rules() -> ir.passes.InPlacePass:
-    """Rules that onnxscript applies by default and that are exact.
-
-    Left out: those that fold BatchNormalization; that take nearly 0 for 0; that merge Clip, Relu, Min and Max whose
-    intervals need not overlap; that take any ScatterND over all rows for a copy, whatever its ``reduction``; and that
-    move a Pad with zeros into ConvInteger, which pads with the zero point.
-    """
-    from onnxscript.rewriter import RewritePass
-    from onnxscript.rewriter.rules import common as rules
-
-    chosen: ir.passes.InPlacePass = RewritePass([
-        rules.dropout_zero_rule, rules.dropout_inference_rule,
-        rules.two_reshapes_matmul_reshape_rule, rules.one_reshape_matmul_reshape_rule,
-        rules.cast_constant_of_shape_rule, rules.cast_constant_of_shape_without_value_rule,
-        rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.materialize_reshape_shape_rule,
-        rules.successive_relu_rule,
-        rules.cast_cast_rule, rules.no_op_cast_rule, rules.no_op_expand_rule, rules.reshape_reshape_rule,
-        rules.slice_split_rule, rules.no_op_transpose_rule, rules.transpose_transpose_rule,
-        rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule,
-        rules.no_op_dynamic_scatter_nd_rule,
-        rules.normalize_pad_format_conv_rule, rules.fuse_pad_into_conv_rule,
-        rules.remove_optional_bias_from_conv_rule, rules.remove_optional_bias_from_conv_transpose_rule,
-        rules.remove_optional_bias_from_gemm_rule, rules.remove_optional_bias_from_qlinear_conv_rule,
-    ])  # fmt: skip
-    return chosen
-
-
 class _NodesByType:
     """Names for nodes that have none."""
 
@@ -221,7 +208,7 @@ class _NodesByType:
 def _clear_notes(model: ir.Model) -> None:
     """Drop documentation and metadata: exporters write stack traces there, with the paths of the machine."""
     model.doc_string = None
-    for graph in model.graphs():
+    for graph in graphs(model.graph):
         graph.doc_string = None
         graph.metadata_props.clear()
         for value in (*graph.inputs, *graph.initializers.values()):

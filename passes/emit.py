@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
+from dlc.passes.base import all_nodes
 from dlc.types import Array
 
 
@@ -18,7 +19,7 @@ class Emitter:
             self._taken = taken
             return
         self._taken = {v.name for v in (*graph.inputs, *graph.initializers.values())}
-        for node in ir.traversal.RecursiveGraphIterator(graph):
+        for node in all_nodes(graph):
             self._taken.update(v.name for v in node.outputs)
             self._taken.add(node.name)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 import onnx_ir as ir
 
 from dlc.interface import Extent
+from dlc.passes.base import graphs
 from dlc.passes.extents import Extents, contents, extents, reshaped
 
 SAME = frozenset({
@@ -32,7 +33,7 @@ BROADCAST = frozenset({
 def name_sizes(model: ir.Model) -> None:
     """Write the sizes that can be told where the graph states none, or a name that none of its inputs bears."""
     declared: set[Extent] = {d for v in model.graph.inputs for d in extents(v) or () if isinstance(d, str)}
-    for graph in model.graphs():
+    for graph in graphs(model.graph):
         for node in graph:
             if node.domain == "" and node.outputs and not node.outputs[0].is_graph_output():
                 _name(node, declared)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from dlc.calibrate import Range
 from dlc.errors import Unsupported
-from dlc.passes.base import Pass, Rewritten, Site, constant, rewritten
+from dlc.passes.base import Pass, Rewritten, Site, all_nodes, constant, rewritten
 from dlc.passes.emit import drop_unused
 from dlc.passes.qdq import ActivationType, Affine, Writer, quantize_weight, weight_scales
 from dlc.passes.quantize_units import Plan, Unit, plan, weight_axis
@@ -83,7 +83,7 @@ class QuantizeStatic(Pass):
             Site(
                 self.name, label(node), node.op_type, chosen.refused.get(node) if node.graph is model.graph else NESTED
             )
-            for node in ir.traversal.RecursiveGraphIterator(model.graph)
+            for node in all_nodes(model.graph)
             if node in units or node in weighted
         ]
 

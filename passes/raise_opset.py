@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from dlc.passes.base import all_nodes
+
 OLDEST = 20
 NEWEST = 23
 REDEFINED = {"GroupNormalization"}
@@ -17,7 +19,7 @@ def raise_opset(model: ir.Model, opset: int) -> bool:
     found = model.opset_imports.get("", 1)
     if found >= opset:
         return True
-    nodes = list(ir.traversal.RecursiveGraphIterator(model.graph))
+    nodes = list(all_nodes(model.graph))
     if found < OLDEST or opset > NEWEST or model.functions or any(n.op_type in REDEFINED for n in nodes):
         return False
     model.opset_imports[""] = opset

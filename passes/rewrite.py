@@ -9,7 +9,7 @@ from typing import Self
 
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site, rewritten
+from dlc.passes.base import Pass, Rewritten, Site, graphs, rewritten
 from dlc.passes.edit import Edit, Fits, Survey
 from dlc.passes.weighted import label
 
@@ -44,7 +44,7 @@ class Rewrite(Pass):
     def survey(self, model: ir.Model) -> list[tuple[ir.Node, str | None]]:
         """Return every candidate, with the reason why the rewrite does not fit there or None; change nothing."""
         found = []
-        for graph in [model.graph, *model.graph.subgraphs()]:
+        for graph in graphs(model.graph):
             look = Survey(model, graph)
             found += [(node, self._look(node, look)) for node in self.candidates(graph)]
         return found
@@ -62,7 +62,7 @@ class Rewrite(Pass):
         self.prepare(model)
         taken = names(model)
         sites: list[Site] = []
-        for graph in [model.graph, *model.graph.subgraphs()]:
+        for graph in graphs(model.graph):
             edit = Edit(model, graph, taken)
             found = list(self.candidates(graph))
             sites += [self._visit(node, edit) for node in found if node.graph is graph]
@@ -81,7 +81,7 @@ class Rewrite(Pass):
 def names(model: ir.Model) -> set[str | None]:
     """Return the names of all values and nodes of a model."""
     taken: set[str | None] = set()
-    for graph in [model.graph, *model.graph.subgraphs()]:
+    for graph in graphs(model.graph):
         taken.update(v.name for v in (*graph.inputs, *graph.initializers.values()))
         for node in graph:
             taken.add(node.name)

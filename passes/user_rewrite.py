@@ -19,8 +19,9 @@ import onnx_ir as ir
 
 from dlc.errors import RecipeError
 from dlc.passes import PASSES
-from dlc.passes.base import Rewritten
+from dlc.passes.base import Rewritten, graphs
 from dlc.passes.edit import Edit, Survey
+from dlc.passes.exact_rules import may_match
 from dlc.passes.replacement import Replacement
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.weighted import label
@@ -61,7 +62,7 @@ class UserRewrite(Rewrite):
         for rule in self.rules:
             if rule.graph_pre_visitor:
                 rule.graph_pre_visitor()
-        for graph in model.graphs():
+        for graph in graphs(model.graph):
             basic_constant_propagation(graph)
 
     def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
@@ -69,12 +70,12 @@ class UserRewrite(Rewrite):
         self._order.clear()
         if any(len(_pattern(rule).outputs) > 1 for rule in self.rules):
             self._order.update((node, i) for i, node in enumerate(graph))
-        return (node for node in graph if any(_may_match(rule, node) for rule in self.rules))
+        return (node for node in graph if any(may_match(rule, node) for rule in self.rules))
 
     def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
         """Apply the first rule that matches."""
         trace, refusal = _Trace(), ""
-        for rule in (r for r in self.rules if _may_match(r, node)):
+        for rule in (r for r in self.rules if may_match(r, node)):
             with self._blamed(node), _imports_kept(edit.model.graph, edit.graph):
                 found = rule.try_rewrite(edit.model, edit.graph, node, tracer=trace)
             if found is None:
@@ -171,11 +172,6 @@ def _imports_kept(*graphs: ir.Graph) -> Iterator[None]:
 
 def _pattern(rule: Any) -> Any:
     return rule._target_pattern  # noqa: SLF001 - a rule tells its pattern in no other way
-
-
-def _may_match(rule: Any, node: ir.Node) -> bool:
-    root = _pattern(rule).output_nodes[0]
-    return bool(root.op.matches(node.op_type) and root.domain.matches(node.domain))
 
 
 def _name(rules: tuple[Any, ...]) -> str:

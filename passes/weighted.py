@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from dlc.passes.base import all_nodes
+
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
 QUANTIZED = ("DequantizeLinear", "GatherBlockQuantized", "MatMulNBits", "QuantizeLinear")
@@ -34,7 +36,7 @@ def weights_of(node: ir.Node) -> dict[int, ir.Value]:
 
 def weighted_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     """Nodes that read a weight, in graph order; those of subgraphs (If, Loop, Scan) follow the node that holds them."""
-    return (n for n in ir.traversal.RecursiveGraphIterator(graph) if weights_of(n))
+    return (n for n in all_nodes(graph) if weights_of(n))
 
 
 def label(node: ir.Node) -> str:
