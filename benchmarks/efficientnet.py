@@ -21,18 +21,17 @@ import onnx_ir as ir
 import onnxruntime
 
 from dlc import pipeline
-from dlc.calibrate import calibrate
 from dlc.export import export
 from dlc.harness.measure import latency
 from dlc.harness.statistics import ratio_of_medians
 from dlc.models.efficientnet_lite0 import recipe
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.fold_batch_norm import FoldBatchNorm
-from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
-from dlc.recipe import Dataset
+from dlc.recipe import Dataset, Recipe
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
-from dlc.target import detect
+from dlc.stages.variants import PASSES_OF
+from dlc.target import Target, detect
 from dlc.types import Array, Feeds
 
 SEED = 0
@@ -48,8 +47,7 @@ def main() -> None:
     if declared.evaluation is None or declared.calibration is None:
         raise SystemExit("set DLC_DATA to a folder that holds imagenet/: top-1 needs labelled images")
     exported = export(declared, opset=target.opset, ir_version=target.ir_version, seed=SEED)
-    models = {"fp32": exported.model, "int8": quantized(exported.model.clone(), declared.calibration,
-                                                        reduce_range=not target.integer_dot)}  # fmt: skip
+    models = {"fp32": exported.model, "int8": quantized(exported.model.clone(), declared, target)}
     feeds = {"image": next(iter(declared.evaluation.batches()))["image"][:1]}
     samples = times(models, feeds, rounds)
     scores = {name: logits(model, declared.evaluation) for name, model in models.items()}
@@ -75,10 +73,9 @@ def main() -> None:
     print(", ".join(f"{op} {us / 1e3:.2f} ms" for op, us in sorted(inside["int8"].items(), key=lambda item: -item[1])))
 
 
-def quantized(model: ir.Model, data: Dataset, *, reduce_range: bool) -> ir.Model:
+def quantized(model: ir.Model, declared: Recipe, target: Target) -> ir.Model:
     pipeline.run(model, [Canonicalize(), FoldBatchNorm()])
-    ranges = calibrate(model, data.batches(), tensors_to_calibrate(model))
-    pipeline.run(model, [QuantizeStatic(ranges=ranges, reduce_range=reduce_range)])
+    pipeline.run(model, PASSES_OF["int8"](model, declared, target))
     return model
 
 

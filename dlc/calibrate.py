@@ -8,7 +8,7 @@ A value that underflows in units of a bin counts as zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -91,25 +91,50 @@ def calibrate(
 
     DataError if there is no data, or a named tensor holds NaN or infinity; UserError for a name the model lacks.
     """
-    clone = model.clone()
-    inside = _expose(clone, tensors)
     seen = {name: Histogram() for name in tensors}
-    config = SessionConfig(intra_op_threads=threads, graph_optimization="basic")
-    with OrtCpuRunner(clone, config) as runner:
-        for i, feeds in enumerate(batches):
-            check_finite(feeds, f"calibration batch {i}")
-            outputs = runner.run(feeds)
-            for name in tensors:
-                values = outputs[name] if name in inside else feeds[name]
-                _check(name, i, values)
-                if values.size:
-                    seen[name].add(values)
+    for outputs in _observed(model, batches, tensors, threads):
+        for name, values in outputs.items():
+            if values.size:
+                seen[name].add(values)
     if empty := [name for name, histogram in seen.items() if histogram.exponent is None]:
         raise DataError(f"the calibration data is empty: no value of {empty[0]!r} was seen; give at least one example")
     return {name: METHODS[method](histogram) for name, histogram in seen.items()}
 
 
-def _expose(model: ir.Model, tensors: Sequence[str]) -> set[str]:
+def channel_means(
+    model: ir.Model, batches: Iterable[Feeds], axes: Mapping[str, int], *, threads: int = 1
+) -> dict[str, Floats]:
+    """Run the data through a clone of a model and return the mean of each channel of named values, [C] each.
+
+    ``axes``: the axis that counts the channels, by name. Errors are those of ``calibrate``; what is never seen is absent.
+    """
+    sums, counts = dict[str, Floats](), dict.fromkeys(axes, 0)
+    for outputs in _observed(model, batches, tuple(axes), threads):
+        for name, values in outputs.items():
+            rows = np.moveaxis(values, axes[name], 0).reshape(values.shape[axes[name]], -1)  # [C, n]
+            sums[name] = sums.get(name, 0.0) + rows.sum(axis=1, dtype=np.float64)
+            counts[name] += rows.shape[1]
+    return {name: total / counts[name] for name, total in sums.items() if counts[name]}
+
+
+def _observed(
+    model: ir.Model, batches: Iterable[Feeds], tensors: Collection[str], threads: int
+) -> Iterator[dict[str, Array]]:
+    """Yield the named values of each batch, all finite."""
+    clone = model.clone()
+    inside = _expose(clone, tensors)
+    config = SessionConfig(intra_op_threads=threads, graph_optimization="basic")
+    with OrtCpuRunner(clone, config) as runner:
+        for i, feeds in enumerate(batches):
+            check_finite(feeds, f"calibration batch {i}")
+            outputs = runner.run(feeds)
+            values = {name: outputs[name] if name in inside else feeds[name] for name in tensors}
+            for name, array in values.items():
+                _check(name, i, array)
+            yield values
+
+
+def _expose(model: ir.Model, tensors: Collection[str]) -> set[str]:
     """Make inner values outputs; return the names that are outputs, the other ones are inputs."""
     known = {v.name: v for node in model.graph for v in node.outputs}
     inputs = {v.name for v in model.graph.inputs}

@@ -5,6 +5,10 @@
 Activations are asymmetric, one scale and zero point each, from calibrated ranges. Weights are symmetric int8 with one
 scale for each output; a bias is int32 at ``x_scale * w_scale``, the unit in which products are summed.
 ONNX Runtime fuses each DQ-op-Q unit into one integer kernel when it loads the file.
+
+Rounding a weight by ``e`` shifts what it computes by ``e E[x]`` on average, the same way for every example. The bias
+makes up for that (Nagel et al., 2019, "Data-free quantization through weight equalization and bias correction"); the
+mean of x is taken over calibration data, and the zeros that pad a convolution are not counted.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from dlc.passes.emit import drop_unused
 from dlc.passes.qdq import ActivationType, Affine, Writer, quantize_weight, weight_scales
 from dlc.passes.quantize_units import Plan, Unit, plan, weight_axis
 from dlc.passes.weighted import label, weighted_nodes, weights_of
-from dlc.types import Array
+from dlc.types import Array, Floats
 
 NESTED = "inside a subgraph, where nothing is calibrated"
 ALIGNMENT = 4
@@ -35,13 +39,20 @@ def tensors_to_calibrate(model: ir.Model, exclude: Sequence[str] = ()) -> list[s
     return [str(v.name) for v in plan(model, _excluded(model, exclude)).measured]
 
 
+def channels_to_average(model: ir.Model, exclude: Sequence[str] = ()) -> dict[str, int]:
+    """Names of the values whose channels' means correct biases, each with the axis that counts the channels."""
+    units = [u for u in plan(model, _excluded(model, exclude)).units if weights_of(u.node)]
+    return {str(u.inputs[0].name): 1 if u.node.op_type == "Conv" else -1 for u in units}
+
+
 @dataclass(frozen=True)
 class QuantizeStatic(Pass):
     """Quantize Conv, Gemm and MatMul with constant weights, and what lies between them.
 
     ``reduce_range``: keep pairs of products within 16 bits, for targets without an integer dot product.
     ``align_channels``: pad the input channels of a dense KxK convolution to a multiple of 4, which selects a kernel
-    without im2col. ``exclude``: names of nodes that stay in float.
+    without im2col. ``correct_bias``: let biases make up for rounded weights, where ``means`` has the mean of each
+    channel of what the node reads, [C]. ``exclude``: names of nodes that stay in float.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -50,6 +61,8 @@ class QuantizeStatic(Pass):
     reduce_range: bool = True
     activation_dtype: ActivationType = "uint8"
     align_channels: bool = True
+    correct_bias: bool = False
+    means: Mapping[str, Floats] = field(default_factory=dict, repr=False)
     exclude: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> Rewritten:
@@ -134,12 +147,13 @@ class _Rewriter:
 
     def _weights(self, unit: Unit) -> None:
         """Make weight [M, C, *k] int8 and bias [M] int32."""
-        node, x = unit.node, self.affine[unit.inputs[0]]
+        node, read, x = unit.node, str(unit.inputs[0].name), self.affine[unit.inputs[0]]
         weight_value, axis = node.inputs[1], weight_axis(node)
         assert weight_value is not None
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         weight, bias = np.moveaxis(_array(weight_value), axis, 0), None if bias_value is None else _array(bias_value)
         exact = _is_depthwise(node, weight)
+        float_weight = weight
         if self.options.align_channels and (extra := _missing_channels(node, weight)):
             self.writer.pad_channels(node, extra)
             weight = np.pad(weight, [(0, extra if i == 1 else 0) for i in range(weight.ndim)])
@@ -148,8 +162,20 @@ class _Rewriter:
         node.replace_input_with(1, self.writer.constant(str(weight_value.name), levels, scales, axis, node))
         if bias_value is not None and bias is not None:
             units = x.scale * scales
+            if self.options.correct_bias and (mean := self.options.means.get(read)) is not None:
+                steps = scales.reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float64)
+                error = quantize_weight(float_weight, scales) * steps - float_weight
+                bias = bias - mean_shift(error, mean, _group(node))
             levels = np.rint(bias / units.astype(np.float64)).astype(np.int32)
             node.replace_input_with(2, self.writer.constant(str(bias_value.name), levels, units, 0, node))
+
+
+def mean_shift(error: Floats, mean: Floats, groups: int) -> Floats:
+    """Return what an error of the weights [M, C/g, *k] adds to each output on average, [M], at input means [C]."""
+    taps = error.reshape(*error.shape[:2], -1).sum(axis=-1)  # [M, C/g]
+    seen = np.repeat(mean.reshape(groups, -1), len(taps) // groups, axis=0)  # [M, C/g]
+    shift: Floats = (taps * seen).sum(axis=1)
+    return shift
 
 
 def _array(value: ir.Value) -> Array:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlc.calibrate import BINS, LEVELS, METHODS, Histogram, Method, Range, calibrate, mse
+from dlc.calibrate import BINS, LEVELS, METHODS, Histogram, Method, Range, calibrate, channel_means, mse
 from dlc.errors import DataError, UserError
 from dlc.types import Array, Floats
 
@@ -129,3 +129,10 @@ def test_no_data_is_an_error(batches: list[dict[str, Array]]) -> None:
 def test_an_unknown_tensor_is_named() -> None:
     with pytest.raises(UserError, match="cannot calibrate 'z'"):
         calibrate(ir.from_onnx_text(MODEL), [], ["z"])
+
+
+def test_means_are_of_each_channel_over_all_batches() -> None:
+    x = np.arange(1, 10, dtype=np.float32).reshape(3, 3)
+    means = channel_means(ir.from_onnx_text(MODEL), [{"x": x[:1]}, {"x": x[1:]}], {"x": -1, "h": 1})
+    assert means["x"].tolist() == [4.0, 5.0, 6.0]
+    np.testing.assert_allclose(means["h"], np.log(x).mean(axis=0), rtol=4 * 2**-23)  # Log rounds in FP32

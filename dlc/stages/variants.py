@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
 from dlc import manifest, pipeline
-from dlc.calibrate import calibrate
+from dlc.calibrate import calibrate, channel_means
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.cast_fp16 import CastFp16
 from dlc.passes.emulate_bf16 import EmulateBf16
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
+from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.loading import session_for
+from dlc.stages.recovering import closest
 from dlc.stages.rewriting import Rewritten
 from dlc.target import Target
 from dlc.types import Bytes
@@ -86,8 +87,11 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    ranges = calibrate(model, recipe.calibration.batches(), tensors_to_calibrate(model), threads=target.threads)
-    return [QuantizeStatic(ranges=ranges, reduce_range=reduce_range)]
+    data, threads = recipe.calibration, target.threads
+    ranges = calibrate(model, data.batches(), tensors_to_calibrate(model), threads=threads)
+    means = channel_means(model, data.batches(), channels_to_average(model), threads=threads)
+    plain = QuantizeStatic(ranges=ranges, reduce_range=reduce_range)
+    return [closest(model, [plain, replace(plain, correct_bias=True, means=means)], data, threads=threads)]
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {

@@ -3,6 +3,7 @@ from __future__ import annotations
 import collections
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dlc import pipeline
-from dlc.calibrate import Range, calibrate
+from dlc.calibrate import Range, calibrate, channel_means
 from dlc.errors import Unsupported
-from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
+from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, mean_shift, tensors_to_calibrate
 from dlc.passes.weighted import weighted_nodes
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
@@ -387,3 +388,36 @@ def test_random_nets(seed: int) -> None:
     reference = run(model, x, optimised=False)
     assert sqnr_db(reference, fused) > SQNR_BOUND
     assert sqnr_db(unfused, fused) > SQNR_BOUND
+
+
+def test_means_are_asked_for_along_the_axis_of_channels() -> None:
+    assert channels_to_average(parse(NET)) == {"x": 1, "r": 1, "f": -1}
+
+
+def test_a_shift_is_what_wrong_weights_add_on_average() -> None:
+    rng = np.random.default_rng(0)
+    for channels, groups, outputs in ((6, 1, 4), (6, 3, 9), (6, 6, 6)):
+        error, x = rng.normal(size=(outputs, channels // groups)), rng.normal(size=(50, channels))
+        each = np.split(x, groups, axis=1)
+        added = np.concatenate([e @ w.T for e, w in zip(each, np.split(error, groups), strict=True)], axis=1)
+        shift = mean_shift(error[:, :, None, None], x.mean(axis=0), groups)
+        np.testing.assert_allclose(shift, added.mean(axis=0), atol=1e-14)  # a few hundred roundings of 1e-16
+
+
+def test_corrected_biases_take_the_mean_error_of_weights_away() -> None:
+    rng = np.random.default_rng(0)
+    w, b = rng.normal(size=(8, 5)).astype(np.float32), np.ones(8, np.float32)
+    w[:, 0] *= 300  # one large weight a row: the scale is too coarse for the others
+    body = "g (float[n, 5] x) => (float[n, 8] y) { y = Gemm <transB = 1> (x, w, b) }"
+    model = with_weights(f"{HEAD} {body}", {"w": w, "b": b})
+    data = [{"x": rng.uniform(1, 2, (64, 5)).astype(np.float32)}]
+    expected = run(model, data[0]["x"], optimised=False)
+    names = tensors_to_calibrate(model)
+    plain = QuantizeStatic(ranges=calibrate(model, data, names, method="minmax"), reduce_range=False)
+    means = channel_means(model, data, channels_to_average(model))
+    off = {}
+    for form in (plain, replace(plain, correct_bias=True, means=means)):
+        changed = model.clone()
+        form(changed)
+        off[form.correct_bias] = np.abs((run(changed, data[0]["x"], optimised=True) - expected).mean(axis=0)).max()
+    assert off[True] < off[False] / 4

@@ -1,0 +1,34 @@
+"""Recovers accuracy: of several forms of a precision, the one that comes closest to FP32 on the calibration data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from dlc import pipeline
+from dlc.harness.agreement import AgreementMeter
+from dlc.passes.base import Pass, clone
+from dlc.recipe import Dataset
+from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.session import SessionConfig
+
+
+def closest(model: ir.Model, forms: Sequence[Pass], data: Dataset, *, threads: int) -> Pass:
+    """Return the form whose real kernels agree best with the model, by SQNR of the outputs; the first among equals.
+
+    The data is what calibrates, never what judges.
+    """
+    losses = [-_sqnr_db(model, form, data, threads) for form in forms]
+    return forms[losses.index(min(losses))]
+
+
+def _sqnr_db(model: ir.Model, form: Pass, data: Dataset, threads: int) -> float:
+    changed, meter = clone(model), AgreementMeter()
+    pipeline.run(changed, [form])
+    config = SessionConfig(intra_op_threads=threads)
+    with OrtCpuRunner(model, config) as before, OrtCpuRunner(changed, config) as after:
+        for feeds in data.batches():
+            batch = next((a.shape[0] for a in feeds.values() if a.ndim), 1)
+            meter.add(after.run(feeds), before.run(feeds), batch=batch)
+    return meter.result().sqnr_db
