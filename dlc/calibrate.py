@@ -106,7 +106,7 @@ def channel_means(
 ) -> dict[str, Floats]:
     """Run the data through a clone of a model and return the mean of each channel of named values, [C] each.
 
-    ``axes``: the axis that counts the channels, by name. Errors are those of ``calibrate``; what is never seen is absent.
+    ``axes``: the axis that counts the channels, by name. Errors are those of ``calibrate``; no data, no mean.
     """
     sums, counts = dict[str, Floats](), dict.fromkeys(axes, 0)
     for outputs in _observed(model, batches, tuple(axes), threads):
