@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,51 +68,56 @@ def run(
     return records
 
 
-def digest(model: ir.Model) -> str:
+def digest(model: ir.Model) -> int:
     """Hash of all that a model file holds, but the bytes of weights: those count by the tensor object that owns them.
 
-    A pass that changes a weight registers a new tensor object.
+    A pass that changes a weight registers a new tensor object. The hash is one of this process.
     """
-    seen = hashlib.sha256()
-    seen.update(repr((model.ir_version, model.doc_string, sorted(model.metadata_props.items()))).encode())
     bodies: list[ir.Graph | ir.Function] = [model.graph, *model.functions.values()]
-    for each in bodies:
-        seen.update(repr((each.name, sorted(each.opset_imports.items()))).encode())
-        for line in _lines(each):
-            seen.update(line.encode())
-    return seen.hexdigest()
+    return hash((
+        model.ir_version, model.doc_string, _items(model.metadata_props),
+        *((each.name, _items(each.opset_imports), _graph(each)) for each in bodies),
+    ))  # fmt: skip
 
 
-def _lines(graph: ir.Graph | ir.Function) -> Iterator[str]:
-    yield f"graph {graph.name} {graph.doc_string} {sorted(graph.metadata_props.items())}"
-    if isinstance(graph, ir.Graph):
-        for name, value in graph.initializers.items():
-            yield f"initializer {name} {id(value.const_value)} {_typed(value)}"
-    yield f"interface {[_typed(v) for v in graph.inputs]} {[_typed(v) for v in graph.outputs]}"
-    for node in graph:
-        yield repr((
-            node.name, node.op_identifier(), node.doc_string, sorted(node.metadata_props.items()),
-            [v.name if v is not None else None for v in node.inputs], [_typed(v) for v in node.outputs],
-        ))  # fmt: skip
-        for name, attr in sorted(node.attributes.items()):
-            yield f"{name} {attr.type} {attr.ref_attr_name} "
-            yield from _attribute(attr)
+def _graph(graph: ir.Graph | ir.Function) -> int:
+    initializers = graph.initializers.items() if isinstance(graph, ir.Graph) else ()
+    return hash((
+        graph.name, graph.doc_string, _items(graph.metadata_props),
+        tuple([(name, id(value.const_value), _typed(value)) for name, value in initializers]),
+        tuple(map(_typed, graph.inputs)), tuple(map(_typed, graph.outputs)), tuple(map(_node, graph)),
+    ))  # fmt: skip
 
 
-def _attribute(attr: ir.Attr) -> Iterator[str]:
+def _node(node: ir.Node) -> int:
+    return hash((
+        node.name, node.op_identifier(), node.doc_string, _items(node.metadata_props),
+        tuple([v.name if v is not None else None for v in node.inputs]), tuple(map(_typed, node.outputs)),
+        tuple([(name, a.type, a.ref_attr_name, _attribute(a)) for name, a in sorted(node.attributes.items())]),
+    ))  # fmt: skip
+
+
+def _attribute(attr: ir.Attr) -> Hashable:
     if attr.is_ref():
-        return
-    for graph in _graphs(attr):
-        yield from _lines(graph)
+        return None
+    if attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return tuple(map(_graph, _graphs(attr)))
     if attr.type == ir.AttributeType.TENSOR:
         tensor = attr.as_tensor()
-        yield f"{tensor.dtype} {tensor.shape} {id(tensor)}"
-    elif attr.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-        yield repr(attr.value)
+        return tensor.dtype, str(tensor.shape), id(tensor)
+    return repr(attr.value)
 
 
-def _typed(value: ir.Value) -> str:
-    return f"{value.name}:{value.type}:{value.shape}:{value.doc_string}:{sorted(value.metadata_props.items())}"
+def _typed(value: ir.Value) -> Hashable:
+    kind, shape = value.type, value.shape
+    return (
+        value.name, kind.dtype if type(kind) is ir.TensorType else repr(kind), None if shape is None else shape.dims,
+        value.doc_string, _items(value.metadata_props),
+    )  # fmt: skip
+
+
+def _items(properties: Mapping[str, Any]) -> Hashable:
+    return tuple(sorted(properties.items())) if properties else ()
 
 
 def _owners(model: ir.Model) -> list[object]:
@@ -124,7 +128,7 @@ def _owners(model: ir.Model) -> list[object]:
     return [v.const_value for g in graphs(model.graph) for v in g.initializers.values()] + attributes
 
 
-def _check(each: Pass, model: ir.Model, result: ir.passes.PassResult, promised: Interface, before: str) -> str:
+def _check(each: Pass, model: ir.Model, result: ir.passes.PassResult, promised: Interface, before: int) -> int:
     if (now := Interface.of(model)) != promised:
         raise PassError(each.name, f"changed the model's interface: {promised.diff(now)}")
     if fault := malformed(model):
