@@ -33,6 +33,25 @@ def common(function: F) -> F:
     return wrapped  # type: ignore[return-value]
 
 
+class ListsRewrites(click.Command):
+    """A verb whose help ends with every rewrite, by name; they are imported when the help is asked for."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a name and a line for each."""
+        from dlc.lookup import load
+        from dlc.passes import PASSES
+        from dlc.passes.rewrite import Rewrite
+
+        found = [(name, kind) for name, path in PASSES.items() if issubclass(kind := load(path), Rewrite)]
+        with formatter.section("Rewrites"):
+            formatter.write_dl([(name, about(kind)) for name, kind in found])
+
+
+def about(kind: type) -> str:
+    """Return the first line of a class's description."""
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
 def print_json(value: Any) -> None:
     """Print a value (msgspec structs and dataclasses included) as indented JSON."""
     import msgspec

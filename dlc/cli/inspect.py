@@ -6,10 +6,10 @@ from pathlib import Path
 
 import click
 
-from dlc.cli.common import Format, common, print_json, print_table
+from dlc.cli.common import Format, ListsRewrites, about, common, print_json, print_table
 
 
-@click.command(short_help="Show a model's operators, weights and shapes, and where rewrites apply and why not.")
+@click.command(cls=ListsRewrites, short_help="Show a model's operators, weights and shapes, and where rewrites apply and why not.")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
 @click.option("--explain", metavar="REWRITE", help="Show every site of one rewrite (attention, batch-norm, …), or all.")
