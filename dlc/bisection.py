@@ -86,17 +86,18 @@ class Bisection:
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What became of one trial: outputs and their distance, or why there are none."""
+    """What became of one trial: outputs and their distance, or why there are none. ``kind``: if it is a fault."""
 
     trial: Trial
     outputs: Outputs
     apart: float
-    problem: str = ""
+    kind: Kind
+    problem: str
 
 
 @dataclass(frozen=True, slots=True)
 class _Fault:
-    """``trials``: those on which it shows; all where it shows without a run."""
+    """``trials``: those on which a fault shows, the first of them as this kind; all where it shows without a run."""
 
     kind: Kind
     problem: str
@@ -105,7 +106,7 @@ class _Fault:
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """A pass applied to a copy. ``outputs``: of that, at each trial; none where there is a fault."""
+    """A pass applied to a copy. ``outputs``: of that, at each trial."""
 
     model: ir.Model
     sites: tuple[Site, ...] = ()
@@ -185,14 +186,10 @@ def _attempt(form: Pass, model: ir.Model, before: Sequence[Outputs], trials: Seq
     if not record.modified:
         return _Attempt(copy, record.sites, modified=False, bound=bound, outputs=tuple(before))
     outcomes = _outcomes(copy, before, trials)
-    failing = [o for o in outcomes if o.apart > bound]
-    fault = None
-    if failing:
-        kind: Kind = "changes the numbers" if failing[0].outputs else "does not run"
-        same = tuple(o.trial for o in failing if bool(o.outputs) == bool(failing[0].outputs))
-        fault = _Fault(kind, f"{failing[0].problem}, bound {bound:.3g}" if failing[0].outputs else failing[0].problem, same)
-    worst, outputs = max((o.apart for o in outcomes), default=0.0), tuple(o.outputs for o in outcomes)
-    return _Attempt(copy, record.sites, apart=worst, bound=bound, outputs=() if fault else outputs, fault=fault)
+    return _Attempt(
+        copy, record.sites, apart=max((o.apart for o in outcomes), default=0.0), bound=bound,
+        outputs=tuple(o.outputs for o in outcomes), fault=_fault(outcomes, bound),
+    )  # fmt: skip
 
 
 def _outcomes(model: ir.Model, before: Sequence[Outputs], trials: Sequence[Trial]) -> list[_Outcome]:
@@ -200,16 +197,26 @@ def _outcomes(model: ir.Model, before: Sequence[Outputs], trials: Sequence[Trial
         with OrtCpuRunner(model, PLAIN) as runner:
             return [_outcome(runner, trial, stated) for trial, stated in zip(trials, before, strict=True)]
     except ModelError as error:  # it does not even load
-        return [_Outcome(trial, {}, math.inf, str(error)) for trial in trials]
+        return [_Outcome(trial, {}, math.inf, "does not run", str(error)) for trial in trials]
 
 
 def _outcome(runner: OrtCpuRunner, trial: Trial, stated: Outputs) -> _Outcome:
     try:
         got = runner.run(trial.feeds)
     except ModelError as error:
-        return _Outcome(trial, {}, math.inf, str(error))
+        return _Outcome(trial, {}, math.inf, "does not run", str(error))
     apart, where = distance(got, stated)
-    return _Outcome(trial, got, apart, f"output {where!r} differs by {apart:.3g} of its largest value")
+    share = "in its type, its shape, an integer or the place of a NaN"
+    how = share if math.isinf(apart) else f"by {apart:.3g} of its largest value"
+    return _Outcome(trial, got, apart, "changes the numbers", f"output {where!r} differs {how}")
+
+
+def _fault(outcomes: Sequence[_Outcome], bound: float) -> _Fault | None:
+    failing = [o for o in outcomes if o.apart > bound]
+    if not failing:
+        return None
+    first = failing[0]
+    return _Fault(first.kind, f"{first.problem} ({first.trial.name})", tuple(o.trial for o in failing))
 
 
 def _broken(error: PassError, trials: Sequence[Trial]) -> _Fault:

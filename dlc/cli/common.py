@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -50,6 +52,11 @@ class ListsRewrites(click.Command):
 def about(kind: type) -> str:
     """Return the first line of a class's description."""
     return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def command_line(verb: str, source: str, recipe: Path | None) -> str:
+    """Write the command that takes the same source and recipe."""
+    return shlex.join(["dlc", *verb.split(), source, *(("-r", str(recipe)) if recipe else ())])
 
 
 def print_json(value: Any) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from dlc.cli.common import Format, ListsRewrites, common, print_json, print_table, progress
+from dlc.cli.common import Format, ListsRewrites, command_line, common, print_json, print_table, progress
 
 if TYPE_CHECKING:
     from dlc.bisection import Bisection, Culprit
@@ -62,13 +61,13 @@ def bisect(
             recipe_of(model, recipe_file), here, passes=passes, dims=sizes, seed=seed, progress=bar
         )
     culprit, way_out = found.culprit, None
-    if culprit is not None:
-        compiling = shlex.join(["dlc", "compile", model, *(("-r", str(recipe_file)) if recipe_file else ())])
-        way_out = debug.leave_out(culprit, found.feeds[0], here, compiling)
+    if culprit is not None and not Path(model).is_dir():  # an artifact is no source
+        way_out = debug.leave_out(culprit, found.feeds[0], here, command_line("compile", model, recipe_file))
     if form == "json":
         print_json({"seed": seed, "bisection": found, "leave_out": way_out})
     elif culprit is None:
-        _print_steps(found, seed)
+        _print_steps(found)
+        click.echo(f"compared at {_feeds(found.feeds)}; seed {seed}")
         worst = max(found.steps, key=lambda s: s.apart / s.bound)
         click.echo(
             f"nothing differs: {len({s.name for s in found.steps})} passes, {sum(s.sites for s in found.steps)} sites; "
@@ -76,36 +75,35 @@ def bisect(
         )
     else:
         if verbose:
-            _print_steps(found, seed)
-        _print_culprit(culprit, found.feeds, seed)
+            _print_steps(found)
+        _print_culprit(culprit, seed)
         click.echo(
             f"leave it out: {way_out}" if way_out else "no option leaves it out: report it, with the lines above"
         )
     return 0 if culprit is None else BUG
 
 
-def _print_steps(found: Bisection, seed: int) -> None:
-    names = [s.name for s in found.steps]
+def _print_steps(found: Bisection) -> None:
+    names = [s.name for s in found.steps if s.modified]
     rows = [
         (
-            f"{s.name} ({s.options})" if names.count(s.name) > 1 else s.name, f"{s.sites}",
-            f"{s.apart:.2g}" if s.modified else "unchanged", f"{s.bound:.2g}",
+            f"{s.name} ({s.options})" if names.count(s.name) > 1 else s.name, f"{s.sites}", f"{s.apart:.2g}",
+            f"{s.bound:.2g}",
         )
-        for s in found.steps
+        for s in found.steps if s.modified
     ]  # fmt: skip
-    print_table(("pass", "sites", "largest distance", "bound"), rows, title=f"at {_feeds(found.feeds)}; seed {seed}")
+    print_table(("pass", "sites", "largest distance", "bound"), rows)
+    if idle := dict.fromkeys(s.name for s in found.steps if s.name not in names):
+        click.echo(f"changed nothing: {', '.join(idle)}")
 
 
-def _print_culprit(culprit: Culprit, feeds: tuple[str, ...], seed: int) -> None:
+def _print_culprit(culprit: Culprit, seed: int) -> None:
     click.echo(f"pass {culprit.name} {culprit.kind}: {culprit.problem}")
-    if len({*culprit.differs_at, *culprit.holds_at}) > 1:
-        click.echo(f"  at {_feeds(culprit.differs_at)}; holds at {_feeds(culprit.holds_at) or 'none'} (seed {seed})")
-    else:
-        click.echo(f"  at {_feeds(feeds)} (seed {seed})")
+    click.echo(f"  differs at {_feeds(culprit.differs_at)}; holds at {_feeds(culprit.holds_at) or 'none'}; seed {seed}")
     if culprit.options:
         click.echo(f"  options: {culprit.options}")
     if len(culprit.sites) > 1:
-        click.echo(f"only together, {len(culprit.sites)} of {culprit.of} sites:")
+        click.echo(f"it takes {len(culprit.sites)} of {culprit.of} sites together:")
     for site in culprit.sites:
         click.echo(f"site {site.node} ({site.op}){'' if len(culprit.sites) > 1 else f', one of {culprit.of}'}")
         if site.before or site.after:

@@ -76,8 +76,8 @@ class _Parity:
                 raise ExportError(f"{at_sizes(sizes)}: the graph fails: {error}{_way_out(sizes, shapes[0])}") from error
             if apart > self.bound:
                 raise ExportError(
-                    f"{at_sizes(sizes)}: output {where!r} differs from {self.name} by {apart:.2g} of its largest value, "
-                    f"more than {self.bound:.2g}{_way_out(sizes, shapes[0])}"
+                    f"{at_sizes(sizes)}: output {where!r} differs from {self.name} by {apart:.2g} of its largest "
+                    f"value, more than {self.bound:.2g}{_way_out(sizes, shapes[0])}"
                 )
             worst = max(worst, apart)
         checked = f"at {len(shapes)} shape{'s' if len(shapes) > 1 else ''} ({'; '.join(map(at_sizes, shapes))})"
