@@ -240,12 +240,12 @@ def _culprit(
     if isinstance(form, Rewrite):
         places = _places(form, model, whole.sites)
         kept = _fewest(form, model, places, fault, before[trials.index(fault.trials[0])], progress)
+    if isinstance(form, Rewrite) and kept:
         narrow = _attempt(_only(form, model, kept), model, before, trials)
-        if _same(narrow, fault):
+        if narrow.fault is not None and narrow.fault.kind == fault.kind:
             seen, fault = narrow, narrow.fault
         else:  # it takes the pass as a whole
             kept = places
-    assert fault is not None
     progress.stage("find the first value that differs")
     found = Divergence()
     if fault.kind == "changes the numbers":
@@ -263,18 +263,18 @@ def _culprit(
 def _fewest(
     form: Rewrite, model: ir.Model, places: Sequence[str], fault: _Fault, stated: Outputs, progress: Progress
 ) -> list[str]:
-    """Return the fewest places, none of which can be left out, at which a rewrite shows a fault of the same kind."""
+    """Return the fewest places, none of which can be left out, at which a rewrite shows a fault of the same kind.
+
+    None at all if it is at fault where it is applied nowhere.
+    """
     progress.stage(f"find the site among {len(places)} of {form.name}")
 
     def fails(kept: Sequence[str]) -> bool:
         progress.advance()
-        return _same(_attempt(_only(form, model, kept), model, [stated], fault.trials[:1]), fault)
+        shown = _attempt(_only(form, model, kept), model, [stated], fault.trials[:1]).fault
+        return shown is not None and (not kept or shown.kind == fault.kind)
 
     return smallest(places, fails)
-
-
-def _same(attempt: _Attempt, fault: _Fault) -> bool:
-    return attempt.fault is not None and attempt.fault.kind == fault.kind
 
 
 def _places(form: Rewrite, model: ir.Model, sites: Sequence[Site]) -> list[str]:
