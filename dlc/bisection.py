@@ -216,7 +216,8 @@ def _fault(outcomes: Sequence[_Outcome], bound: float) -> _Fault | None:
     if not failing:
         return None
     first = failing[0]
-    return _Fault(first.kind, f"{first.problem} ({first.trial.name})", tuple(o.trial for o in failing))
+    more = "" if math.isinf(first.apart) else f", more than {bound:.3g}"
+    return _Fault(first.kind, f"{first.problem}{more} ({first.trial.name})", tuple(o.trial for o in failing))
 
 
 def _broken(error: PassError, trials: Sequence[Trial]) -> _Fault:

@@ -65,17 +65,22 @@ def choose_passes(words: Sequence[str], target: Target) -> tuple[Pass, ...]:
     return (canonicalize, *(p for p in ours if p.name in names or not words), *own)
 
 
-def leave_out(culprit: Culprit, first: str, target: Target, command: str) -> str | None:
-    """Return the command that compiles without a culprit, if there is one; ``first``: the name of the first feeds.
+def way_out(culprit: Culprit, first: str, target: Target, command: str) -> str:
+    """Say what to do about a pass at fault; nothing for one of the user's own. ``first``: the name of the first feeds.
 
     A compile leaves a rewrite of ours out if it breaks a promise, and, when it checks each pass, if that changes the
     numbers at the typical sizes.
     """
-    if culprit.name not in {p.name for p in rewrites(target)}:
-        return None
+    canonicalize, *ours = pipeline_passes(target)
+    if culprit.name == canonicalize.name:
+        return "a bug of dlc, and every compile runs this pass: report it, with the lines above"
+    if culprit.name not in {p.name for p in ours}:
+        return ""
     if culprit.kind in ("crashes", "breaks a promise"):
-        return command
-    return f"{command} --check-each-pass" if first in culprit.differs_at else None
+        return f"a bug of dlc; this compiles without the pass: {command}"
+    if first in culprit.differs_at:
+        return f"a bug of dlc; this compiles without the pass: {command} --check-each-pass"
+    return "a bug of dlc that no check of a compile would see: report it, with the lines above"
 
 
 def _own_pass(spec: str) -> Pass:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from dlc import debug
-from dlc.bisection import Bisection, Culprit, Trial, bisect
+from dlc.bisection import Bisection, Culprit, Kind, Trial, bisect
+from dlc.divergence import Divergence
 from dlc.errors import ModelError, Unsupported
 from dlc.passes.base import Pass, Rewritten, Site
 from dlc.passes.edit import Edit
@@ -92,14 +93,14 @@ class Floor(Rewrite):
         return None
 
     def form(self, x: ir.Value, y: ir.Value, edit: Edit, name: str) -> list[ir.Node]:
-        floor = edit.constant(f"{name}.floor", np.float32(0))
+        floor = edit.constant(f"{name}.floor", np.array(0, np.float32))
         return [edit.node("Max", [x, floor], f"{name}.max", dtype=y.dtype, shape=y.shape)]
 
 
 @dataclass(frozen=True)
 class FloorTooHigh(Floor):
     def form(self, x: ir.Value, y: ir.Value, edit: Edit, name: str) -> list[ir.Node]:
-        floor = edit.constant(f"{name}.floor", np.float32(0.25 if name in self.at else 0))
+        floor = edit.constant(f"{name}.floor", np.array(0.25 if name in self.at else 0, np.float32))
         return [edit.node("Max", [x, floor], f"{name}.max", dtype=y.dtype, shape=y.shape)]
 
 
@@ -383,3 +384,24 @@ def test_sizes_that_are_asked_for_take_the_place_of_all() -> None:
     )
     assert found.feeds == ("batch=5",)  # calibration data comes in other batches
     assert {s.name for s in found.steps} == {"canonicalize", "fuse-gelu"}
+
+
+def sample(name: str, kind: str, differs_at: tuple[str, ...] = AT) -> Culprit:
+    return Culprit(name, "", cast("Kind", kind), "", (), 0, differs_at, (), Divergence())
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (sample("fuse-gelu", "crashes"), "dlc compile m.onnx"),
+        (sample("fuse-gelu", "changes the numbers"), "dlc compile m.onnx --check-each-pass"),
+        (sample("fuse-gelu", "changes the numbers", AT[1:]), "no check of a compile would see"),
+        (sample("canonicalize", "crashes"), "every compile runs this pass"),
+    ],
+)
+def test_the_way_out(found: Culprit, says: str) -> None:
+    assert says in debug.way_out(found, AT[0], detect(), "dlc compile m.onnx")
+
+
+def test_a_pass_of_the_user_s_own_is_no_bug_of_ours() -> None:
+    assert debug.way_out(sample("own", "crashes"), AT[0], detect(), "dlc compile m.onnx") == ""

@@ -119,10 +119,10 @@ def _print_bugs(bugs: Sequence[PassError], find: str) -> None:
 
 def _keeps_numbers(bug: PassError) -> bool:
     """Whether the pass at fault is one of the FP32 graph; those of the other precisions are not bisected."""
-    from dlc.debug import pipeline_passes
-    from dlc.target import detect
+    from dlc.lookup import load
+    from dlc.passes import PASSES
 
-    return bug.culprit in {p.name for p in pipeline_passes(detect())}
+    return bug.culprit in PASSES and not load(PASSES[bug.culprit]).changes_numbers
 
 
 def _title(record: Manifest) -> str:

@@ -60,11 +60,11 @@ def bisect(
         found = debug.bisect_recipe(
             recipe_of(model, recipe_file), here, passes=passes, dims=sizes, seed=seed, progress=bar
         )
-    culprit, way_out = found.culprit, None
-    if culprit is not None and not Path(model).is_dir():  # an artifact is no source
-        way_out = debug.leave_out(culprit, found.feeds[0], here, command_line("compile", model, recipe_file))
+    culprit, way_out = found.culprit, ""
+    if culprit is not None:
+        way_out = debug.way_out(culprit, found.feeds[0], here, command_line("compile", model, recipe_file))
     if form == "json":
-        print_json({"seed": seed, "bisection": found, "leave_out": way_out})
+        print_json({"seed": seed, "bisection": found, "way_out": way_out})
     elif culprit is None:
         _print_steps(found)
         click.echo(f"compared at {_feeds(found.feeds)}; seed {seed}")
@@ -77,9 +77,8 @@ def bisect(
         if verbose:
             _print_steps(found)
         _print_culprit(culprit, seed)
-        click.echo(
-            f"leave it out: {way_out}" if way_out else "no option leaves it out: report it, with the lines above"
-        )
+        if way_out:
+            click.echo(way_out)
     return 0 if culprit is None else BUG
 
 
@@ -115,7 +114,7 @@ def _print_culprit(culprit: Culprit, seed: int) -> None:
 
 
 def _print_difference(what: str, found: Difference) -> None:
-    share = "" if math.isinf(found.apart) else f" by {found.apart:.3g} of its largest magnitude"
+    share = "" if math.isinf(found.apart) else f", by {found.apart:.3g} of its largest magnitude"
     click.echo(f"{what}: {found.value!r}, computed by {found.node} ({found.op}){share}")
     for name, side in (("expected", found.expected), ("got", found.got)):
         click.echo(f"  {name} {_side(side, found.at)}")
