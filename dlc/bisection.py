@@ -206,7 +206,7 @@ def _outcome(runner: OrtCpuRunner, trial: Trial, stated: Outputs) -> _Outcome:
     except ModelError as error:
         return _Outcome(trial, {}, math.inf, "does not run", str(error))
     apart, where = distance(got, stated)
-    share = "in its type, its shape, an integer or the place of a NaN"
+    share = "in its type, its shape, an integer, or the place of a NaN or infinity"
     how = share if math.isinf(apart) else f"by {apart:.3g} of its largest value"
     return _Outcome(trial, got, apart, "changes the numbers", f"output {where!r} differs {how}")
 

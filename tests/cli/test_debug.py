@@ -160,7 +160,7 @@ def test_a_compile_that_leaves_a_pass_out_says_how_to_find_the_site(
     cli: Cli, chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dlc.compiler.rewrites", lambda _: (Renames(),))
-    ran = cli("compile", "chain.onnx", "--variants", "fp32", "--check-each-pass")
+    ran = cli("compile", chain.name, "--variants", "fp32", "--check-each-pass")
     assert ran.code == 4
     assert "error: pass fuse-gelu: changed the model's interface" in ran.err
     assert ran.err.splitlines()[-1] == "find the site: dlc debug bisect chain.onnx"
@@ -177,7 +177,7 @@ class LosesOutput(Canonicalize):
 
 def test_a_compile_that_ends_says_so_too(cli: Cli, chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dlc.stages.rewriting.Canonicalize", LosesOutput)
-    ran = cli("compile", "chain.onnx", "--variants", "fp32")
+    ran = cli("compile", chain.name, "--variants", "fp32")
     assert ran.code == 4
     assert ran.err.splitlines()[-1] == "find the site: dlc debug bisect chain.onnx"
 
