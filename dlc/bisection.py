@@ -243,10 +243,8 @@ def _culprit(
         kept = _fewest(form, model, places, fault, before[trials.index(fault.trials[0])], progress)
     if isinstance(form, Rewrite) and kept:
         narrow = _attempt(_only(form, model, kept), model, before, trials)
-        if narrow.fault is not None and narrow.fault.kind == fault.kind:
+        if narrow.fault is not None:  # else all sites are kept, and it takes a pass that skips nothing
             seen, fault = narrow, narrow.fault
-        else:  # it takes the pass as a whole
-            kept = places
     progress.stage("find the first value that differs")
     found = Divergence()
     if fault.kind == "changes the numbers":

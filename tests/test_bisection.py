@@ -351,6 +351,13 @@ def test_the_first_of_two_broken_passes_is_named_and_those_before_are_applied(
     assert culprit(found).name == "halves-bias"
 
 
+def test_a_pass_sees_what_those_before_it_left(model: ir.Model, trials: list[Trial]) -> None:
+    """No Relu is left to be wrong at."""
+    found = bisect(model, [Floor(), FloorTooHigh(at=tuple(str(n.name) for n in relus(model)))], trials)
+    assert found.culprit is None
+    assert [s.modified for s in found.steps] == [True, False]
+
+
 def test_a_pass_that_changes_numbers_by_design_is_refused(model: ir.Model, trials: list[Trial]) -> None:
     with pytest.raises(Unsupported, match="quantize-dynamic changes the numbers by design"):
         bisect(model, [QuantizeDynamic()], trials)
