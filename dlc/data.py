@@ -31,9 +31,7 @@ class DataSummary:
 def inspect(dataset: Dataset, interface: Interface) -> DataSummary:
     """Read a data set once; DataError names the batch and the input that does not fit the model."""
     seen, hashes, batches = hashlib.sha256(), list[bytes](), 0
-    for where, feeds in _batches(dataset):
-        _located(where, interface, feeds)
-        check_finite(feeds, where)
+    for where, feeds in checked(dataset, interface):
         for name in sorted(feeds):
             _update(seen, name, feeds[name])
         rows = list(_hashes(feeds, interface))
@@ -53,6 +51,14 @@ def leaked(calibration: DataSummary, evaluation: DataSummary) -> int:
     """Count the calibration examples that are evaluation examples too, byte for byte."""
     known = set(evaluation.hashes)
     return sum(h in known for h in calibration.hashes)
+
+
+def checked(dataset: Dataset, interface: Interface) -> Iterator[tuple[str, dict[str, Array]]]:
+    """Yield the batches, each with its name for messages; DataError for one that does not fit the model."""
+    for where, feeds in _batches(dataset):
+        _located(where, interface, feeds)
+        check_finite(feeds, where)
+        yield where, feeds
 
 
 def _batches(dataset: Dataset) -> Iterator[tuple[str, dict[str, Array]]]:

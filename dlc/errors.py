@@ -75,3 +75,4 @@ class PassError(DlcError):
     def __init__(self, culprit: str, problem: str) -> None:
         super().__init__(f"pass {culprit}: {problem}")
         self.culprit = culprit
+        self.problem = problem

@@ -76,6 +76,20 @@ def distinct_sizes(dims: Mapping[str, Dim], fixed: Collection[int] = ()) -> dict
     return chosen
 
 
+def compared_sizes(declared: Declared) -> list[dict[str, int]]:
+    """Sizes at which two computations are compared: typical, all dims distinct, all dims least; each once."""
+    dims = declared.dims
+    fixed = {d for spec in declared.inputs.values() for d in spec.shape if isinstance(d, int)}
+    other = {n: Dim(d.min, d.max, min(d.typical + 1, d.max)) for n, d in dims.items()}
+    points = [typical_sizes(dims), distinct_sizes(other, fixed), least_sizes(dims)]
+    return [p for i, p in enumerate(points) if p not in points[:i]]
+
+
+def at_sizes(sizes: Mapping[str, int]) -> str:
+    """Say in words at which sizes something was run."""
+    return ", ".join(f"{name}={size}" for name, size in sizes.items()) or "the fixed shape"
+
+
 def _near(dim: Dim) -> Iterator[int]:
     yield from range(dim.typical, dim.max + 1)
     yield from range(dim.typical - 1, dim.min - 1, -1)

@@ -16,6 +16,7 @@ from dlc.cost_table import CostTable
 from dlc.costs import Costs
 from dlc.errors import UserError
 from dlc.interface import Interface
+from dlc.lookup import named
 from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.concrete_shapes import infer_shapes
@@ -91,7 +92,7 @@ def explain_sites(
     target = detect()
     passes = rewrites(target)
     names = [p.name for p in passes]
-    asked = names if rewrite == "all" else [n for n in names if n == rewrite or n.partition("-")[2] == rewrite]
+    asked = names if rewrite == "all" else named(rewrite, names)
     if not asked:
         known = ["all", *(n.partition("-")[2] for n in names)]
         raise UserError(f"no rewrite is named {rewrite!r}{suggest(rewrite, known)}")

@@ -47,7 +47,10 @@ def _eps(nodes: list[ir.Node]) -> float:
 
 
 def distance(got: Outputs, stated: Outputs) -> tuple[float, str]:
-    """Return the largest ``max|a - b| / max|b|`` over the outputs, and that output's name; NaNs must coincide."""
+    """Return the largest ``max|a - b| / max|b|`` over the outputs, and that output's name.
+
+    NaNs and infinities must coincide; the distance is that of the finite numbers.
+    """
     worst, where = 0.0, ""
     for name, b in stated.items():
         if (error := _relative(got[name], b)) > worst:
@@ -61,9 +64,10 @@ def _relative(a: Array, b: Array) -> float:
     if a.dtype.kind not in "fc":
         return 0.0 if np.array_equal(a, b) else math.inf
     x, y = a.astype(np.float64), b.astype(np.float64)
-    if not np.array_equal(np.isnan(x), np.isnan(y)):
+    finite = np.isfinite(y)
+    if not np.array_equal(np.isfinite(x), finite) or not np.array_equal(x[~finite], y[~finite], equal_nan=True):
         return math.inf
-    x, y = np.nan_to_num(x), np.nan_to_num(y)
+    x, y = x[finite], y[finite]  # an infinity is no scale: against it every difference would be nothing
     apart = float(np.abs(x - y).max(initial=0.0))
     return apart / max(float(np.abs(y).max(initial=0.0)), float(np.finfo(np.float32).tiny)) if apart else 0.0
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("compile", "verify", "bench", "inspect", "doctor", "zoo", "target")
+PAGES = ("compile", "verify", "bench", "inspect", "doctor", "zoo", "target", "debug")
 
 
 def commands(page: str) -> list[str]:
@@ -51,3 +51,20 @@ def test_python_example_runs(page: str, said: str, folder: Path) -> None:
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
     assert said in child.stdout
+
+
+def test_the_broken_pass_is_found_as_the_page_says(tmp_path: Path) -> None:
+    page = (DOCS / "debug.md").read_text()
+    [code], [stated] = (re.findall(rf"```{kind}\n(.*?)```", page, re.DOTALL) for kind in ("python", "text"))
+    (tmp_path / "clip.py").write_text(code)
+    [command] = re.findall(r"`dlc (debug bisect .*? clip:\w+)`", page)
+    child = subprocess.run(
+        [sys.executable, "-m", "dlc", *command.split()], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert child.returncode == 4, child.stderr
+    assert without_fractions(child.stdout) == without_fractions(stated)
+
+
+def without_fractions(text: str) -> str:
+    """Leave out what another machine may round otherwise."""
+    return re.sub(r"\d+\.\d+(e-?\d+)?", "…", text)

@@ -55,3 +55,11 @@ def test_distance_is_infinite_where_kinds_differ() -> None:
     assert distance({"y": np.array([1, np.nan], np.float32)}, {"y": y})[0] == math.inf
     assert distance({"y": np.array([1, 2])}, {"y": np.array([1, 3])})[0] == math.inf
     assert distance({"y": y}, {"y": y}) == (0.0, "")
+
+
+def test_infinities_must_coincide_and_hide_nothing_beside_them() -> None:
+    b = {"y": np.array([1, 2, -np.inf], np.float32)}
+    assert distance({"y": np.array([1, 2, -np.inf], np.float32)}, b) == (0.0, "")
+    assert distance({"y": np.array([1, 1, -np.inf], np.float32)}, b)[0] == 0.5
+    for other in (np.inf, np.nan, np.finfo(np.float32).min):
+        assert distance({"y": np.array([1, 2, other], np.float32)}, b)[0] == math.inf

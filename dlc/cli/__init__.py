@@ -21,6 +21,7 @@ from dlc.lookup import load
 VERBS = {
     "bench": "dlc.cli.bench:command",
     "compile": "dlc.cli.compile:command",
+    "debug": "dlc.cli.debug:command",
     "doctor": "dlc.cli.doctor:command",
     "inspect": "dlc.cli.inspect:command",
     "target": "dlc.cli.target:command",
@@ -79,6 +80,8 @@ def _explain(error: Exception, arguments: Sequence[str]) -> None:
         traceback.print_exception(error)
     kind = "" if isinstance(error, DlcError) else f"{type(error).__name__}: "
     click.echo(f"error: {kind}{error}", err=True)
+    for note in getattr(error, "__notes__", ()):
+        click.echo(note, err=True)
 
 
 def main() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
@@ -31,6 +33,30 @@ def common(function: F) -> F:
         return function(*args, **kwargs)
 
     return wrapped  # type: ignore[return-value]
+
+
+class ListsRewrites(click.Command):
+    """A verb whose help ends with every rewrite, by name; they are imported when the help is asked for."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write a name and a line for each."""
+        from dlc.lookup import load
+        from dlc.passes import PASSES
+        from dlc.passes.rewrite import Rewrite
+
+        found = [(name, kind) for name, path in PASSES.items() if issubclass(kind := load(path), Rewrite)]
+        with formatter.section("Rewrites"):
+            formatter.write_dl([(name, about(kind)) for name, kind in found])
+
+
+def about(kind: type) -> str:
+    """Return the first line of a class's description."""
+    return (kind.__doc__ or "").strip().splitlines()[0]
+
+
+def command_line(verb: str, source: str, recipe: Path | None) -> str:
+    """Write the command that takes the same source and recipe."""
+    return shlex.join(["dlc", *verb.split(), source, *(("-r", str(recipe)) if recipe else ())])
 
 
 def print_json(value: Any) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
 
-from dlc.cli.common import Format, common, print_json, print_table, progress
+from dlc.cli.common import Format, command_line, common, print_json, print_table, progress
 
 if TYPE_CHECKING:
+    from dlc.errors import PassError
     from dlc.manifest import Manifest
 
 LEGEND = (
@@ -69,7 +72,8 @@ def command(
         seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
         cache=default_cache(), costs=costs,
     )  # fmt: skip
-    with progress() as bar:
+    find = command_line("debug bisect", source, recipe_file)
+    with progress() as bar, _pointing_to(find):
         compiled = compile(recipe, target, out, options, bar)
     record = compiled.artifact.manifest
     if form == "json":
@@ -85,13 +89,40 @@ def command(
                 if verbose or not reason.startswith("pass: "):
                     click.echo(f"{variant.precision}: {label}{reason}")
         click.echo(f"report: {compiled.artifact.path / 'report.html'}")
-    for bug in compiled.bugs:
-        click.echo(f"error: {bug}", err=True)
     if compiled.bugs:
+        _print_bugs(compiled.bugs, find)
         return compiled.bugs[0].exit_code
     asked = variants is not None or recipe_file is not None or Path(source).suffix.lower() not in (".onnx", ".pt2")
     missing = asked and any(v.verdict.status == "not built" for v in record.variants)
     return 1 if missing else overall(record.variants)
+
+
+@contextmanager
+def _pointing_to(find: str) -> Iterator[None]:
+    """Add the command that finds the site to the error of a pass."""
+    from dlc.errors import PassError
+
+    try:
+        yield
+    except PassError as error:
+        if _keeps_numbers(error):
+            error.add_note(f"find the site: {find}")
+        raise
+
+
+def _print_bugs(bugs: Sequence[PassError], find: str) -> None:
+    for bug in bugs:
+        click.echo(f"error: {bug}", err=True)
+    if any(map(_keeps_numbers, bugs)):
+        click.echo(f"find the site: {find}", err=True)
+
+
+def _keeps_numbers(bug: PassError) -> bool:
+    """Whether the pass at fault is one of the FP32 graph; those of the other precisions are not bisected."""
+    from dlc.lookup import load
+    from dlc.passes import PASSES
+
+    return bug.culprit in PASSES and not load(PASSES[bug.culprit]).changes_numbers
 
 
 def _title(record: Manifest) -> str:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
-from dlc.cli.common import Format, common, print_json, print_table
+from dlc.cli.common import Format, ListsRewrites, about, common, print_json, print_table
 
 
-@click.command(short_help="Show a model's operators, weights and shapes, and where rewrites apply and why not.")
+@click.command(
+    cls=ListsRewrites, short_help="Show a model's operators, weights and shapes, and where rewrites apply and why not."
+)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
 @click.option("--explain", metavar="REWRITE", help="Show every site of one rewrite (attention, batch-norm, …), or all.")
@@ -36,7 +38,7 @@ def command(
         sites = [(s.rewrite, s.op, s.node, _ratio(s.ratio), s.reason or "applied") for s in seen.sites]
         print_table(("rewrite", "operator", "node", "latency", "applied, or why not"), sites)
         click.echo(
-            f"{len(sites)} sites" if sites else "no site: nothing in this graph looks like what the rewrite forms"
+            f"{len(sites)} sites" if sites else f"no site: nothing in this graph looks like it\n{_about(explain)}"
         )
         return 0
     sizes = ", ".join(f"{name}={size}" for name, size in seen.sizes.items())
@@ -50,6 +52,17 @@ def command(
     rows = [(o.op, f"{o.nodes}", _count(o.macs), _count(o.bytes)) for o in seen.operators]
     print_table(("operator", "nodes", "multiply-adds", "bytes moved"), rows, title=f"at {sizes}" if sizes else None)
     return 0
+
+
+def _about(asked: str) -> str:
+    """Say what the rewrites that were asked for look for."""
+    from dlc.lookup import load, named
+    from dlc.passes import PASSES
+
+    names = named(asked, PASSES)
+    return (
+        "\n".join(f"{name}: {about(load(PASSES[name]))}" for name in names) or "dlc inspect --help lists the rewrites"
+    )
 
 
 def _count(number: int | None) -> str:

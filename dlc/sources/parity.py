@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from dlc.errors import DlcError, ExportError, ModelError
-from dlc.feeds import Declared, distinct_sizes, least_sizes, seeded_feeds, typical_sizes
+from dlc.feeds import Declared, at_sizes, compared_sizes, seeded_feeds
 from dlc.interface import Interface
-from dlc.recipe import Dim
 from dlc.runtimes.base import Runner
 from dlc.runtimes.eager import EagerRunner
 from dlc.runtimes.ort_cpu import OrtCpuRunner
@@ -66,7 +65,7 @@ class _Parity:
 
     def check(self, graph: Runner, source: Runner | None, rng: np.random.Generator) -> str:
         """Run both at every shape; say how far they lie apart."""
-        shapes = list(_shapes(self.declared))
+        shapes = compared_sizes(self.declared)
         worst = 0.0
         for sizes in shapes:
             feeds = seeded_feeds(self.interface, self.declared.inputs, sizes, rng)
@@ -74,14 +73,14 @@ class _Parity:
             try:
                 apart, where = distance(graph.run(feeds), stated)
             except DlcError as error:
-                raise ExportError(f"{_at(sizes)}: the graph fails: {error}{_way_out(sizes, shapes[0])}") from error
+                raise ExportError(f"{at_sizes(sizes)}: the graph fails: {error}{_way_out(sizes, shapes[0])}") from error
             if apart > self.bound:
                 raise ExportError(
-                    f"{_at(sizes)}: output {where!r} differs from {self.name} by {apart:.2g} of its largest value, "
-                    f"more than {self.bound:.2g}{_way_out(sizes, shapes[0])}"
+                    f"{at_sizes(sizes)}: output {where!r} differs from {self.name} by {apart:.2g} of its largest "
+                    f"value, more than {self.bound:.2g}{_way_out(sizes, shapes[0])}"
                 )
             worst = max(worst, apart)
-        checked = f"at {len(shapes)} shape{'s' if len(shapes) > 1 else ''} ({'; '.join(map(_at, shapes))})"
+        checked = f"at {len(shapes)} shape{'s' if len(shapes) > 1 else ''} ({'; '.join(map(at_sizes, shapes))})"
         if source is None:
             return f"{self.name} itself, run {checked}"
         return f"equal to {self.name} within {worst:.2g} of the largest output, bound {self.bound:.2g}, {checked}"
@@ -92,19 +91,7 @@ class _Parity:
         except DlcError as error:
             smallest = [n for n, d in self.declared.dims.items() if sizes[n] == d.min != d.typical]
             hint = f"; raise the minimum of {', '.join(map(repr, smallest))}" if smallest else ""
-            raise ExportError(f"{_at(sizes)}: {self.name} fails: {error}{hint}") from error
-
-
-def _shapes(declared: Declared) -> Iterator[Sizes]:
-    """Sizes to compare at: typical, all dims distinct, all dims least."""
-    dims = declared.dims
-    fixed = {d for spec in declared.inputs.values() for d in spec.shape if isinstance(d, int)}
-    seen: list[Sizes] = []
-    other = {n: Dim(d.min, d.max, min(d.typical + 1, d.max)) for n, d in dims.items()}
-    for sizes in (typical_sizes(dims), distinct_sizes(other, fixed), least_sizes(dims)):
-        if sizes not in seen:
-            seen.append(sizes)
-            yield sizes
+            raise ExportError(f"{at_sizes(sizes)}: {self.name} fails: {error}{hint}") from error
 
 
 def _way_out(sizes: Sizes, first: Sizes) -> str:
@@ -112,10 +99,6 @@ def _way_out(sizes: Sizes, first: Sizes) -> str:
     if not (changed := [n for n in sizes if sizes[n] != first[n]]):
         return ""
     return (
-        f". It holds at {_at(first)}, so the export fixed {' or '.join(map(repr, changed))}: "
+        f". It holds at {at_sizes(first)}, so the export fixed {' or '.join(map(repr, changed))}: "
         "let the code take other sizes, or declare the size in the input's shape"
     )
-
-
-def _at(sizes: Sizes) -> str:
-    return ", ".join(f"{n}={s}" for n, s in sizes.items()) or "the fixed shape"

@@ -98,13 +98,9 @@ def _from_python(path: Path) -> Recipe:
 
 def _from_factory(spec: str, inputs_follow: bool) -> Recipe:  # noqa: FBT001 - private, called once
     module_name, _, attribute = spec.partition(":")
-    _importable(Path.cwd())
-    with _user_code(None, spec):
-        module = importlib.import_module(module_name)
-    if not hasattr(module, attribute):
-        raise RecipeError(f"{module_name} has no {attribute!r}{suggest(attribute, _public(module))}")
-    factory = getattr(module, attribute)
-    with _user_code(Path(module.__file__) if module.__file__ else None, spec):
+    factory = import_attribute(spec)
+    file = sys.modules[module_name].__file__
+    with _user_code(Path(file) if file else None, spec):
         made = factory() if _is_function(factory) else factory
     if isinstance(made, Recipe):
         return _checked(made, spec, Path.cwd())
@@ -118,6 +114,17 @@ def _from_factory(spec: str, inputs_follow: bool) -> Recipe:  # noqa: FBT001 - p
         )
     name = _name(f"{module_name.rpartition('.')[2]}-{attribute}")
     return Recipe(name=name, source=lambda: network, inputs=_example_inputs(spec, network, examples))
+
+
+def import_attribute(spec: str) -> Unchecked:
+    """Import what ``package.module:attribute`` names, from the current folder too; RecipeError says what fails."""
+    module_name, _, attribute = spec.partition(":")
+    _importable(Path.cwd())
+    with _user_code(None, spec):
+        module = importlib.import_module(module_name)
+    if not hasattr(module, attribute):
+        raise RecipeError(f"{module_name} has no {attribute!r}{suggest(attribute, _public(module))}")
+    return getattr(module, attribute)
 
 
 def _example_inputs(spec: str, module: Unchecked, examples: Unchecked) -> dict[str, Input]:

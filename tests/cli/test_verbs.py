@@ -109,6 +109,13 @@ def test_inspect_explains_sites(cli: Cli, model: Path) -> None:
     assert "did you mean 'attention'" in cli("inspect", model, "--explain", "atention").err
 
 
+def test_inspect_says_what_a_rewrite_without_sites_looks_for(cli: Cli, model: Path) -> None:
+    ran = cli("inspect", model, "--explain", "gelu", "--no-measure")
+    assert ran.code == 0, ran.err
+    assert "no site: nothing in this graph looks like it" in ran.out
+    assert "becomes Gelu." in ran.out
+
+
 def test_doctor_tells_the_runtime(cli: Cli) -> None:
     ran = cli("doctor", "--format", "json")
     assert ran.code == 0, ran.err
