@@ -13,22 +13,29 @@ from dlc.cli.common import Format, common, print_json, print_table
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
 @click.option("--explain", metavar="REWRITE", help="Show every site of one rewrite (attention, batch-norm, …), or all.")
+@click.option(
+    "-r", "--recipe", "recipe_file", metavar="RECIPE", help="Recipe (.py, .toml, zoo name) whose rewrites join."
+)
 @click.option("--no-measure", is_flag=True, help="Explain what fits, without timing what is faster here.")
 @common
 def command(
-    model: Path, dims: tuple[str, ...], explain: str | None, no_measure: bool, form: Format, verbose: int
-) -> int:
+    model: Path, dims: tuple[str, ...], explain: str | None, recipe_file: str | None, no_measure: bool, form: Format,
+    verbose: int,
+) -> int:  # fmt: skip
     """Describe the ONNX file MODEL, which is not changed; --explain times the forms of every place on this machine.
 
     \b
         dlc inspect model.onnx --dim batch=8
         dlc inspect model.onnx --explain all --dim batch=8
+        dlc inspect model.onnx -r recipe.py --explain my-rule
     """
     from dlc.bench import parse_dims
     from dlc.cost_table import default_cache
     from dlc.inspection import inspect
+    from dlc.sources.recipe_files import declared
 
-    seen = inspect(model, parse_dims(dims), explain, measure=not no_measure, cache=default_cache())
+    recipe = declared(recipe_file, model) if recipe_file else None
+    seen = inspect(model, parse_dims(dims), explain, recipe=recipe, measure=not no_measure, cache=default_cache())
     if form == "json":
         print_json(seen)
         return 0
