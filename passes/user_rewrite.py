@@ -27,6 +27,8 @@ from dlc.passes.weighted import label
 
 NAME = re.compile(r"[\w.-]+")
 NEEDS_A_NAME = "needs a name of letters, digits, '-', '_' and '.': name='my-rule'"
+NO_REASON = "Condition function check failed"
+"""What the rewriter says of a condition that gave none."""
 LONGEST_REASON = 200
 """Characters of a rule's own reason that a site keeps."""
 
@@ -162,7 +164,7 @@ class _Trace:
         if (score := (int(status), len(match.nodes))) <= self.best:
             return
         self.best = score
-        if match.reason:
+        if match.reason and match.reason != NO_REASON:
             self.reason = _shorten(match.reason, match.failure_nodes_and_values)
         elif int(status) > 0:
             self.reason = "the condition does not hold" if int(status) == 1 else "the rule made no replacement"
