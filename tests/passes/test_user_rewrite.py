@@ -75,7 +75,7 @@ def test_a_constant_of_the_replacement_becomes_an_initializer() -> None:
     assert [n.op_type for n in model.graph] == ["Mul", "Relu"]
     [weight] = model.graph.initializers.values()
     assert weight.const_value is not None
-    np.testing.assert_array_equal(weight.const_value.numpy(), np.float32([2]))
+    np.testing.assert_array_equal(weight.const_value.numpy(), np.array([2], np.float32))
 
 
 def test_new_values_have_types_and_shapes() -> None:
@@ -205,7 +205,7 @@ def test_a_look_changes_nothing(body: str) -> None:
         assert [reason is None for _, reason in look] == [s.applied for s in sites(graph(body), each)]
 
 
-class Counted(RewriteRuleClassBase):
+class Counted(RewriteRuleClassBase):  # type: ignore[misc] - onnxscript states no types
     """Uses what its set-up made."""
 
     seen: dict[str, int]
