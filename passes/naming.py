@@ -1,7 +1,11 @@
-"""What rewrites are called: ``fuse-attention``, or ``attention`` for short."""
+"""What rewrites are called: ``fuse-attention``, or ``attention`` for short.
+
+The table of ``docs/rewrites.md`` is printed by ``python -m dlc.passes.naming``.
+"""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 
 from dlc.errors import RecipeError
@@ -36,3 +40,18 @@ def resolve(word: str, own: Iterable[str] = ()) -> str:
     if len(found) > 1:
         raise RecipeError(f"{word!r} may mean {' or '.join(map(repr, found))}: write the whole name")
     return found[0]
+
+
+def table() -> str:
+    """Return the table of rewrites in ``docs/rewrites.md``, from the names and what the classes say of themselves."""
+    kinds = {name: kind for name, path in PASSES.items() if issubclass(kind := load(path), Rewrite)}
+    rows = [f"| `{name}` | `{short(name)}` | {_first_line(kind)} |" for name, kind in sorted(kinds.items())]
+    return "\n".join(["| rewrite | short | what it does |", "|---|---|---|", *rows])
+
+
+def _first_line(kind: type[Rewrite]) -> str:
+    return str(kind.__doc__).partition("\n")[0].replace("``", "`").replace("|", "\\|")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(table() + "\n")
