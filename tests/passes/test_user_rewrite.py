@@ -205,7 +205,7 @@ def test_a_look_changes_nothing(body: str) -> None:
         assert [reason is None for _, reason in look] == [s.applied for s in sites(graph(body), each)]
 
 
-class Counted(RewriteRuleClassBase):  # type: ignore[misc] - onnxscript states no types
+class Counted(RewriteRuleClassBase):  # type: ignore[misc]  # onnxscript states no types
     """Uses what its set-up made."""
 
     seen: dict[str, int]
