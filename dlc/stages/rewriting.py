@@ -37,11 +37,12 @@ from dlc.target import Target
 def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]:
     """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it.
 
-    ``own``: a recipe's. They come first, so that they see the graph as it was exported; one of ours takes the place of
-    the same with other options.
+    ``own``: a recipe's. They come first, so that they see the graph as it was exported; one of ours, with options of the
+    user's, stands where it does by default.
     """
-    named = {each.name for each in own}
-    return (*own, *(each for each in _ours(target) if each.name not in named))
+    given = {each.name: each for each in own}
+    ours = [given.pop(each.name, each) for each in _ours(target)]
+    return (*given.values(), *ours)
 
 
 def _ours(target: Target) -> tuple[Rewrite, ...]:
