@@ -37,8 +37,8 @@ from dlc.target import Target
 def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]:
     """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it.
 
-    ``own``: a recipe's. They come first, so that they see the graph as it was exported; one of ours, with options of the
-    user's, stands where it does by default.
+    ``own``: a recipe's. They come first, so that they see the graph as it was exported; one of ours with other options
+    stands where it does by default.
     """
     given = {each.name: each for each in own}
     ours = [given.pop(each.name, each) for each in _ours(target)]
