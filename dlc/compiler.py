@@ -8,30 +8,28 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import onnx_ir as ir
 
 from dlc.artifact import MANIFEST, Artifact, seal, staging
 from dlc.cost_table import Cost, CostTable
 from dlc.costs import Costs
-from dlc.errors import PassError, Unsupported, UserError
+from dlc.errors import DlcError, Unsupported, UserError
 from dlc.export import Exported, export
 from dlc.feeds import distinct_sizes, least_sizes, measured_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import clone
-from dlc.pipeline import Evaluate
 from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
 from dlc.report.write import write_reports
-from dlc.runtimes.ort_cpu import OrtCpuRunner
-from dlc.runtimes.session import SessionConfig
 from dlc.stages.evidence import BASELINE, Subject, gather
+from dlc.stages.expectations import hits
 from dlc.stages.record import check_data, to_manifest
 from dlc.stages.rewriting import rewrite, rewrites
 from dlc.stages.shipping import add_golden, add_plan, ship
+from dlc.stages.trust import evaluator
 from dlc.stages.variants import Build, build
 from dlc.target import Target
-from dlc.types import Feeds, Outputs
+from dlc.types import Feeds
 
 SILENT = Silent()
 
@@ -57,10 +55,10 @@ DEFAULT = Options()
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """An artifact, and the bugs of ours that kept a variant out of it."""
+    """An artifact, and what is broken and was left out: passes of ours, and rewrites of the user's own."""
 
     artifact: Artifact
-    bugs: tuple[PassError, ...]
+    bugs: tuple[DlcError, ...]
 
 
 def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
@@ -79,8 +77,10 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         baseline = ship(folder.parent, BASELINE, clone(exported.model), costs.config)
 
         progress.stage("rewrite and build", 1 + len(precisions))
-        equal = _evaluator(costs) if options.check_each_pass else None
-        base = rewrite(exported.model, costs, rewrites(target), evaluate=equal)
+        equal = evaluator(costs) if options.check_each_pass else None
+        passes = rewrites(target, recipe.rewrites)
+        base = rewrite(exported.model, costs, passes, evaluate=equal)
+        found = hits(base, passes, recipe.expect_fusions)
         built = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
 
         subjects = [ship(folder, b.precision, b.model, b.session) for b in built if b.model is not None]
@@ -91,7 +91,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         builds, plans = _plan(subjects, built, costs.feeds)
         for subject in subjects:
             add_golden(subject, _golden_inputs(exported, options.seed))
-        record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans)
+        record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found)
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)
@@ -104,17 +104,6 @@ def _precisions(recipe: Recipe, options: Options) -> tuple[Precision, ...]:
     if unknown := [v for v in chosen if v not in PRECISIONS]:
         raise UserError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
     return tuple(dict.fromkeys(chosen))
-
-
-def _evaluator(costs: Costs) -> Evaluate:
-    """Run a graph on the seeded feeds with ONNX Runtime's own optimisations off."""
-    config = SessionConfig(graph_optimization="none")
-
-    def evaluate(model: ir.Model) -> Outputs:
-        with OrtCpuRunner(model, config) as runner:
-            return runner.run(costs.feeds)
-
-    return evaluate
 
 
 def _plan(

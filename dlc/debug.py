@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 
@@ -13,13 +14,15 @@ from dlc.errors import RecipeError, UserError
 from dlc.export import Exported, export
 from dlc.feeds import Declared, at_sizes, compared_sizes, seeded_feeds
 from dlc.interface import Interface, sizes_of
-from dlc.lookup import named
 from dlc.passes import PASSES
 from dlc.passes.base import Pass
 from dlc.passes.canonicalize import Canonicalize
+from dlc.passes.naming import matching
+from dlc.passes.rewrite import Rewrite
 from dlc.progress import Progress
 from dlc.recipe import Dataset, Dim, Recipe, suggest
-from dlc.sources.recipe_files import FACTORY, import_attribute
+from dlc.sources.recipe_files import FACTORY
+from dlc.sources.user_code import look_up
 from dlc.stages.rewriting import rewrites
 from dlc.target import Target
 
@@ -34,35 +37,35 @@ def bisect_recipe(
 
     ``dims``: sizes that take the place of those that are declared.
     """
-    chosen = choose_passes(passes, target)
+    chosen = choose_passes(passes, target, recipe.rewrites)
     progress.stage("export")
     exported = export(recipe, opset=target.opset, ir_version=target.ir_version, seed=seed)
     return bisect(exported.model, chosen, list(_trials(exported, recipe.calibration, dims, seed)), progress)
 
 
-def pipeline_passes(target: Target) -> tuple[Pass, ...]:
-    """Passes that make the FP32 graph, in order."""
-    return (Canonicalize(), *rewrites(target))
+def pipeline_passes(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Pass, ...]:
+    """Passes that make the FP32 graph, in order; ``own``: a recipe's."""
+    return (Canonicalize(), *rewrites(target, own))
 
 
-def choose_passes(words: Sequence[str], target: Target) -> tuple[Pass, ...]:
+def choose_passes(words: Sequence[str], target: Target, own: Sequence[Rewrite] = ()) -> tuple[Pass, ...]:
     """Return the FP32 passes that are named, after Canonicalize and in their order; without names, all of them.
 
     ``attention`` is short for ``fuse-attention``; ``package.module:attribute`` names a pass of the user's own.
     """
-    canonicalize, *ours = pipeline_passes(target)
-    names, own = set[str](), list[Pass]()
+    canonicalize, *ours = pipeline_passes(target, own)
+    names, given = set[str](), list[Pass]()
     for word in words:
         if FACTORY.fullmatch(word):
-            own.append(_own_pass(word))
+            given.append(_own_pass(word))
             continue
-        found = named(word, [canonicalize.name, *(p.name for p in ours)])
-        if not found and (others := named(word, PASSES)):
+        found = matching(word, [canonicalize.name, *(p.name for p in ours)])
+        if not found and (others := matching(word, PASSES)):
             raise by_design(others[0])
         if not found:
             raise UserError(f"no pass is named {word!r}{suggest(word, [p.name for p in ours])}")
         names.update(found)
-    return (canonicalize, *(p for p in ours if p.name in names or not words), *own)
+    return (canonicalize, *(p for p in ours if p.name in names or not words), *given)
 
 
 def way_out(culprit: Culprit, first: str, target: Target, command: str) -> str:
@@ -84,7 +87,7 @@ def way_out(culprit: Culprit, first: str, target: Target, command: str) -> str:
 
 
 def _own_pass(spec: str) -> Pass:
-    found = import_attribute(spec)
+    found = look_up(spec, Path.cwd())
     made = found() if isinstance(found, type) and issubclass(found, Pass) else found
     if not isinstance(made, Pass):
         raise RecipeError(f"{spec} is no pass: it is {type(made).__name__}; see docs/passes.md")

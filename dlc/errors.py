@@ -3,6 +3,7 @@
     DlcError
     ├── UserError          exit 2   something the user can mend
     │   ├── RecipeError             a declaration is wrong
+    │   ├── RuleError               a rewrite of the user's own fails, or breaks a promise
     │   ├── ModelError              a model file cannot be read or is not valid
     │   ├── ExportError             a source cannot become an ONNX graph
     │   ├── DataError               feeds or targets do not fit the model
@@ -18,6 +19,9 @@ not errors.
 
 from __future__ import annotations
 
+import sys
+import traceback
+from pathlib import Path
 from typing import ClassVar
 
 
@@ -35,6 +39,14 @@ class UserError(DlcError):
 
 class RecipeError(UserError):
     """A declaration is wrong."""
+
+
+class RuleError(UserError):
+    """A rewrite of the user's own fails, or breaks a promise; ``place``: the node at which."""
+
+    def __init__(self, culprit: str, problem: str, place: str = "") -> None:
+        super().__init__(f"rewrite {culprit!r}{f' at {place}' if place else ''}: {problem}")
+        self.culprit, self.problem = culprit, problem
 
 
 class ModelError(UserError):
@@ -76,3 +88,11 @@ class PassError(DlcError):
         super().__init__(f"pass {culprit}: {problem}")
         self.culprit = culprit
         self.problem = problem
+
+
+def raised_at(error: BaseException) -> str:
+    """Return ``file:line: `` of the innermost frame that is a user's: not dlc's, onnx_ir's or the rewriter's."""
+    modules = [sys.modules.get(name) for name in ("dlc", "dlc.passes", "onnx_ir", "onnxscript")]
+    ours = tuple(str(Path(m.__file__).parent) for m in modules if m is not None and m.__file__)
+    lines = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(ours)]
+    return f"{Path(lines[-1].filename).name}:{lines[-1].lineno}: " if lines else ""

@@ -14,13 +14,13 @@ from onnx_ir.passes import common
 from dlc import pipeline
 from dlc.cost_table import CostTable
 from dlc.costs import Costs
-from dlc.errors import UserError
+from dlc.errors import RuleError, UserError
 from dlc.interface import Interface
-from dlc.lookup import named
+from dlc.passes import naming
 from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.concrete_shapes import infer_shapes
-from dlc.recipe import suggest
+from dlc.recipe import Recipe, suggest
 from dlc.sources import onnx_files
 from dlc.stages.rewriting import rewrite as rewrite_measured
 from dlc.stages.rewriting import rewrites
@@ -57,15 +57,17 @@ class Inspection:
 
 
 def inspect(
-    path: Path, dims: Mapping[str, int], explain: str | None = None, *, measure: bool = True, cache: Path | None = None
-) -> Inspection:
-    """Read a model and describe it at the given sizes of its dynamic dimensions (default 1)."""
+    path: Path, dims: Mapping[str, int], explain: str | None = None, *, recipe: Recipe | None = None,
+    measure: bool = True, cache: Path | None = None,
+) -> Inspection:  # fmt: skip
+    """Read a model and describe it at the given sizes of its dynamic dimensions (default: the recipe's, else 1)."""
     model = onnx_files.read(path, max(TABLE.values())[0])
     interface = Interface.of(model)
     named = {d for t in interface.inputs for d in t.shape or () if isinstance(d, str)}
     if unknown := [d for d in dims if d not in named]:
         raise UserError(f"no dynamic dimension is named {unknown[0]!r}{suggest(unknown[0], sorted(named))}")
-    sizes = {name: dims.get(name, 1) for name in sorted(named)}
+    recipe = recipe or Recipe(name="model", source=path)
+    sizes = {n: dims.get(n) or (recipe.dims[n].typical if n in recipe.dims else 1) for n in sorted(named)}
     weights = [v.const_value for v in model.graph.initializers.values() if v.const_value is not None]
     return Inspection(
         opset=model.opset_imports.get("", 0),
@@ -77,29 +79,32 @@ def inspect(
         parameters=sum(w.size for w in weights),
         weight_bytes=sum(w.nbytes for w in weights),
         sizes=sizes,
-        sites=tuple(explain_sites(model, explain, sizes, measure=measure, cache=cache)) if explain else (),
+        sites=tuple(explain_sites(model, explain, sizes, recipe, measure=measure, cache=cache)) if explain else (),
         operators=_operators(model, sizes),
     )
 
 
 def explain_sites(
-    model: ir.Model, rewrite: str, sizes: Mapping[str, int], *, measure: bool = True, cache: Path | None = None
-) -> list[Site]:
+    model: ir.Model, rewrite: str, sizes: Mapping[str, int], recipe: Recipe, *, measure: bool = True,
+    cache: Path | None = None,
+) -> list[Site]:  # fmt: skip
     """Rewrite a copy of the model, and return the sites of one rewrite, or of ``all``; ``attention`` is short.
 
     Each place is measured at these sizes unless ``measure`` is False: then every form that fits is applied.
     """
     target = detect()
-    passes = rewrites(target)
+    passes = rewrites(target, recipe.rewrites)
     names = [p.name for p in passes]
-    asked = names if rewrite == "all" else named(rewrite, names)
+    asked = names if rewrite == "all" else naming.matching(rewrite, names)
     if not asked:
-        known = ["all", *(n.partition("-")[2] for n in names)]
-        raise UserError(f"no rewrite is named {rewrite!r}{suggest(rewrite, known)}")
+        raise UserError(f"no rewrite is named {rewrite!r}{suggest(rewrite, ['all', *naming.known(names)])}")
     copy = clone(model)
     if measure:
-        costs = Costs.at(target, Interface.of(copy), {}, [sizes], table=CostTable(cache))
-        records = rewrite_measured(copy, costs, passes).records
+        costs = Costs.at(target, Interface.of(copy), recipe.inputs, [sizes], table=CostTable(cache))
+        done = rewrite_measured(copy, costs, passes)
+        if broken := [bug for bug in done.bugs if isinstance(bug, RuleError) and bug.culprit in asked]:
+            raise broken[0]
+        records = done.records
     else:
         records = tuple(pipeline.run(copy, [Canonicalize(), *passes]))
     return [s for r in records if r.name in asked for s in r.sites]

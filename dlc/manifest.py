@@ -146,6 +146,20 @@ class VerdictRecord(Record, frozen=True, kw_only=True):
     reasons: tuple[str, ...]
 
 
+class ExpectationRecord(Record, frozen=True, kw_only=True):
+    """At how many places a rewrite fits, and must at least. ``there``: of those found, the ones the exporter fused.
+
+    ``applied``: where it was faster. ``reasons``: why it fits nowhere else, the most frequent first.
+    """
+
+    rewrite: str
+    expected: int
+    found: int
+    there: int
+    applied: int
+    reasons: tuple[str, ...]
+
+
 class GoldenTolerance(Record, frozen=True, kw_only=True):
     """How close a replay on another machine must come: ``max|a-b| <= bound·max|b|``, and where that is from."""
 
@@ -238,6 +252,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     dims: Mapping[str, tuple[int, int, int]]
     data: tuple[DataRecord, ...]
     gates: Mapping[str, float | None]
+    expect_fusions: tuple[ExpectationRecord, ...] = ()
     reference: Reference
     variants: tuple[VariantRecord, ...]
     warnings: tuple[str, ...] = ()

@@ -9,9 +9,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from dlc.errors import DlcError, ModelError, PassError
+from dlc.errors import DlcError, ModelError, PassError, RuleError, raised_at
 from dlc.interface import Interface
 from dlc.passes.base import Pass, Rewritten, Site, all_nodes, graphs
+from dlc.passes.rewrite import Rewrite
 from dlc.tolerance import distance, reassociation
 from dlc.types import Outputs
 
@@ -42,6 +43,7 @@ def run(
 ) -> list[PassRecord]:
     """Run passes on a model in place. PassError names the pass that broke a promise, and those that ran before.
 
+    Where that is a rewrite of the user's own, it is a RuleError.
     With ``evaluate``, each pass that promises equal numbers is also held to that.
     """
     watching = tuple(observers)
@@ -56,7 +58,7 @@ def run(
         except DlcError:
             raise
         except Exception as error:
-            raise PassError(each.name, f"{_root(error)} (ran before: {_names(records)})") from error
+            raise raised(each, error, f" (ran before: {_names(records)})") from error
         if evaluate and result.modified:
             outputs = _same_numbers(each, model, outputs, evaluate)
         del owners
@@ -66,6 +68,18 @@ def run(
         for observe in watching:
             observe(each, model, records[-1])
     return records
+
+
+def broken(each: Pass, problem: str) -> PassError | RuleError:
+    """Return the error of who wrote a pass that broke a promise: us, or the user."""
+    ours = not isinstance(each, Rewrite) or each.trusted
+    return PassError(each.name, problem) if ours else RuleError(each.name, problem)
+
+
+def raised(each: Pass, error: Exception, ran: str = "") -> PassError | RuleError:
+    """Return the error of who wrote a pass that raised."""
+    made = broken(each, f"{_root(error)}{ran}")
+    return made if isinstance(made, PassError) else RuleError(each.name, f"{raised_at(error)}{_root(error)}")
 
 
 def digest(model: ir.Model) -> int:
@@ -130,12 +144,12 @@ def _owners(model: ir.Model) -> list[object]:
 
 def _check(each: Pass, model: ir.Model, result: ir.passes.PassResult, promised: Interface, before: int) -> int:
     if (now := Interface.of(model)) != promised:
-        raise PassError(each.name, f"changed the model's interface: {promised.diff(now)}")
+        raise broken(each, f"changed the model's interface: {promised.diff(now)}")
     if fault := malformed(model):
-        raise PassError(each.name, fault)
+        raise broken(each, fault)
     after = digest(model)
     if (after != before) != result.modified:
-        raise PassError(each.name, f"reported modified={result.modified}, but the graph {_changed(after != before)}")
+        raise broken(each, f"reported modified={result.modified}, but the graph {_changed(after != before)}")
     return after
 
 
@@ -143,10 +157,10 @@ def _same_numbers(each: Pass, model: ir.Model, before: Outputs, evaluate: Evalua
     try:
         after = evaluate(model)
     except ModelError as error:
-        raise PassError(each.name, f"left a model that does not run: {error}") from error
+        raise broken(each, f"left a model that does not run: {error}") from error
     apart, where = distance(after, before)
     if not each.changes_numbers and apart > (bound := reassociation(model)):
-        raise PassError(each.name, f"changed output {where!r} by {apart:.3g} of its largest value; bound {bound:.3g}")
+        raise broken(each, f"changed output {where!r} by {apart:.3g} of its largest value; bound {bound:.3g}")
     return after
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import torch
 
     from dlc.harness.accuracy import Metric
+    from dlc.passes.rewrite import Rewrite
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
@@ -101,6 +102,9 @@ class Recipe:
     ``inputs`` and ``outputs`` name a module's arguments and results in order; for ONNX files they are read from the
     graph; ``inputs`` may add dims and value bounds. ``prediction`` turns the feeds and outputs of one batch into one
     row per example, [b, ...], for ``metric``; default: the first output.
+
+    ``rewrites``: rules of onnxscript's rewriter, or rewrites, of the user's own; measured and checked as ours are.
+    ``expect_fusions``: rewrites, by name or short name, and at how many places each must at least fit.
     """
 
     name: str
@@ -114,6 +118,8 @@ class Recipe:
     prediction: Callable[[Feeds, Outputs], Array] | None = None
     gates: Gates = Gates()
     variants: tuple[Precision, ...] = ("fp32", "int8")
+    rewrites: tuple[Rewrite, ...] = ()
+    expect_fusions: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -129,14 +135,35 @@ class Recipe:
                         f"input {name!r} uses dimension {extent!r}, which dims does not declare"
                         f"{suggest(extent, self.dims)}"
                     )
+        if self.rewrites:
+            from dlc.passes.user_rewrite import adopt
+
+            object.__setattr__(self, "rewrites", adopt(self.rewrites))
+        if self.expect_fusions:
+            object.__setattr__(self, "expect_fusions", self._expected())
+
+    def _expected(self) -> dict[str, int]:
+        from dlc.passes.naming import resolve
+
+        expected: dict[str, int] = {}
+        for word, places in self.expect_fusions.items():
+            name = resolve(word, [each.name for each in self.rewrites])
+            if name in expected:
+                raise RecipeError(f"expect_fusions names {name!r} twice")
+            if not isinstance(places, int) or isinstance(places, bool) or places < 1:
+                raise RecipeError(f"expect_fusions: {word} = {places!r} is no number of places: write 1 or more")
+            expected[name] = places
+        return expected
 
     def _accept_plain_words(self) -> None:
         """Let a path, a variant and a metric be written as text; refuse containers that are no mapping."""
-        for name in ("inputs", "dims"):
+        for name in ("inputs", "dims", "expect_fusions"):
             if not isinstance(given := getattr(self, name), Mapping):
                 raise RecipeError(f"{name} maps names to declarations, {{'x': …}}; it is a {type(given).__name__}")
         if isinstance(self.source, str):
             object.__setattr__(self, "source", Path(self.source))
+        if not isinstance(self.rewrites, (tuple, list)):
+            object.__setattr__(self, "rewrites", (self.rewrites,))
         if isinstance(self.variants, str):
             object.__setattr__(self, "variants", (self.variants,))
         if isinstance(self.metric, str):

@@ -5,7 +5,7 @@ The scans are the test part of E. Alpaydin and C. Kaynak, "Optical Recognition o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
@@ -58,7 +58,7 @@ def load() -> Split:
     return Split(Digits(images[~out], labels[~out]), Digits(images[out], labels[out]))
 
 
-def recipe(name: str, source: Callable[[], torch.nn.Module]) -> Recipe:
+def recipe(name: str, source: Callable[[], torch.nn.Module], expect_fusions: Mapping[str, int]) -> Recipe:
     """Declare a network that reads digits."""
     return Recipe(
         name=name,
@@ -70,6 +70,7 @@ def recipe(name: str, source: Callable[[], torch.nn.Module]) -> Recipe:
         evaluation=evaluation(),
         metric=METRICS["top1"],
         variants=("fp32", "fp16", "bf16", "int8", "int4"),
+        expect_fusions=expect_fusions,
     )
 
 

@@ -45,4 +45,4 @@ def module() -> torch.nn.Module:
 
 def recipe() -> Recipe:
     """What ``dlc compile digits-cnn`` compiles."""
-    return digits.recipe(NAME, module)
+    return digits.recipe(NAME, module, {"batch-norm": 4})

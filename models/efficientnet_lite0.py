@@ -65,6 +65,7 @@ def recipe() -> Recipe:
         evaluation=None if folder is None else imagenet(folder, "eval"),
         metric=METRICS["top1"],
         variants=("fp32", "int8"),
+        expect_fusions={"batch-norm": 49},
         notes=(WITHOUT_DATA,) if folder is None else (),
     )
 

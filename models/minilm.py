@@ -73,6 +73,7 @@ def recipe() -> Recipe:
         metric=METRICS["spearman"],
         prediction=cosines,
         variants=("fp32", "int8"),
+        expect_fusions={"attention": 6, "layer-norm": 13, "gelu": 6},
         notes=notes,
     )
 

@@ -92,6 +92,7 @@ class Replacement:
         if order:
             order.update(dict.fromkeys(self.nodes, order[anchor]))
         for old, new in self.results:
+            old.type, old.shape = old.type or new.type, new.shape if old.shape is None else old.shape
             if new.producer() in self.nodes or old.is_graph_output():
                 edit.stand_in(old, new)
             else:

@@ -19,9 +19,11 @@ class Rewrite(Pass):
     """One form of computation in place of another with the same result.
 
     ``skip``: labels of nodes at which the rewrite must not apply, each with the reason, as measuring found them.
+    ``trusted``: False for a user's own, whose numbers are always compared.
     """
 
     skip: Mapping[str, str] = field(default_factory=dict, repr=False)
+    trusted: bool = field(default=True, repr=False)
 
     def alternatives(self) -> tuple[Self, ...]:
         """Return the forms to choose from, by measurement: this pass with different options."""

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 import sys
-import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from dlc.errors import RecipeError
+from dlc.errors import RecipeError, RuleError, raised_at
+from dlc.lookup import load
 from dlc.passes import PASSES
 from dlc.passes.base import Rewritten, graphs
 from dlc.passes.edit import Edit, Survey
@@ -26,6 +25,10 @@ from dlc.passes.replacement import Replacement
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.weighted import label
 
+NAME = re.compile(r"[\w.-]+")
+NEEDS_A_NAME = "needs a name of letters, digits, '-', '_' and '.': name='my-rule'"
+NO_REASON = "Condition function check failed"
+"""What the rewriter says of a condition that gave none."""
 LONGEST_REASON = 200
 """Characters of a rule's own reason that a site keeps."""
 
@@ -48,22 +51,13 @@ class UserRewrite(Rewrite):
 
     def call(self, model: ir.Model) -> Rewritten:
         """Visit every candidate, between the rules' own set-up and clean-up."""
-        try:
+        with self._set_up(model):
             return super().call(model)
-        finally:
-            for rule in self.rules:
-                if rule.graph_post_visitor:
-                    rule.graph_post_visitor()
 
-    def prepare(self, model: ir.Model) -> None:
-        """Let the rules set up, and let patterns see the values of Constant nodes."""
-        from onnxscript.optimizer import basic_constant_propagation
-
-        for rule in self.rules:
-            if rule.graph_pre_visitor:
-                rule.graph_pre_visitor()
-        for graph in graphs(model.graph):
-            basic_constant_propagation(graph)
+    def survey(self, model: ir.Model) -> list[tuple[ir.Node, str | None]]:
+        """Look at every candidate, between the rules' own set-up and clean-up."""
+        with self._set_up(model):
+            return super().survey(model)
 
     def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
         """Return the nodes whose operator is the last of a rule's pattern."""
@@ -76,8 +70,12 @@ class UserRewrite(Rewrite):
         """Apply the first rule that matches."""
         trace, refusal = _Trace(), ""
         for rule in (r for r in self.rules if may_match(r, node)):
-            with self._blamed(node), _imports_kept(edit.model.graph, edit.graph):
-                found = rule.try_rewrite(edit.model, edit.graph, node, tracer=trace)
+            try:
+                with self._blamed(node), _imports_kept(edit.model.graph, edit.graph):
+                    found = rule.try_rewrite(edit.model, edit.graph, node, tracer=trace)
+            except RuleError:
+                trace.detach()
+                raise
             if found is None:
                 trace.detach()
                 continue
@@ -95,20 +93,38 @@ class UserRewrite(Rewrite):
         return refusal or trace.reason
 
     @contextmanager
-    def _blamed(self, node: ir.Node) -> Iterator[None]:
+    def _set_up(self, model: ir.Model) -> Iterator[None]:
+        """Let the rules set up and clean up, and let patterns see the values of Constant nodes."""
+        from onnxscript.optimizer import basic_constant_propagation
+
+        for graph in graphs(model.graph):
+            basic_constant_propagation(graph)
+        with self._blamed():
+            for rule in self.rules:
+                if rule.graph_pre_visitor:
+                    rule.graph_pre_visitor()
+        yield
+        with self._blamed():
+            for rule in self.rules:
+                if rule.graph_post_visitor:
+                    rule.graph_post_visitor()
+
+    @contextmanager
+    def _blamed(self, node: ir.Node | None = None) -> Iterator[None]:
         """Name rule, node and line of what a rule raises; what it prints is no result."""
         try:
             with redirect_stdout(sys.stderr):
                 yield
         except Exception as error:
-            raise RecipeError(
-                f"rewrite {self.name!r} failed at node {label(node)!r} ({node.op_type}): "
-                f"{_line(error)}{type(error).__name__}: {' '.join(str(error).split())}"
-            ) from error
+            text = f"{raised_at(error)}{type(error).__name__}: {' '.join(str(error).split())}"
+            raise RuleError(self.name, text, f"node {label(node)!r} ({node.op_type})" if node else "") from error
 
 
 def adopt(given: Sequence[Any]) -> tuple[Rewrite, ...]:
-    """Return the rewrites of a recipe: rules are wrapped, passes of ours stay. RecipeError for what is neither."""
+    """Return the rewrites of a recipe: rules are wrapped, rewrites stay; RecipeError for what is neither.
+
+    None is trusted but a pass of ours with options of the user's.
+    """
     from onnxscript.rewriter import RewriteRule, RewriteRuleClassBase, RewriteRuleSet
 
     adopted: dict[str, Rewrite] = {}
@@ -122,10 +138,15 @@ def adopt(given: Sequence[Any]) -> tuple[Rewrite, ...]:
         else:
             kind = each if isinstance(each, type) else type(each)
             hint = f": call {kind.__name__}.rule()" if issubclass(kind, RewriteRuleClassBase) else ""
+            hint = f": call it, {kind.__name__}()" if issubclass(kind, Rewrite) else hint
             raise RecipeError(f"rewrites holds a {kind.__name__}, not a rule of onnxscript's rewriter{hint}")
-        if made.name in adopted or (isinstance(made, UserRewrite) and made.name in PASSES):
-            raise RecipeError(f"two rewrites are named {made.name!r}; give the rule another name")
-        adopted[made.name] = made
+        name = str(getattr(made, "name", ""))
+        if not NAME.fullmatch(name):
+            raise RecipeError(f"rewrite {name or type(made).__name__!r} {NEEDS_A_NAME}")
+        ours = name in PASSES and type(made) is load(PASSES[name])
+        if name in adopted or (name in PASSES and not ours):
+            raise RecipeError(f"two rewrites are named {name!r}; give the rule another name")
+        adopted[name] = made if ours else replace(made, trusted=False)
     return tuple(adopted.values())
 
 
@@ -143,7 +164,7 @@ class _Trace:
         if (score := (int(status), len(match.nodes))) <= self.best:
             return
         self.best = score
-        if match.reason:
+        if match.reason and match.reason != NO_REASON:
             self.reason = _shorten(match.reason, match.failure_nodes_and_values)
         elif int(status) > 0:
             self.reason = "the condition does not hold" if int(status) == 1 else "the rule made no replacement"
@@ -182,8 +203,8 @@ def _name(rules: tuple[Any, ...]) -> str:
             f"a RewriteRuleSet holds the rules {', '.join(sorted(names)) or 'none'}: list them one by one"
         )
     [name] = names
-    if not re.fullmatch(r"[\w.-]+", name):
-        raise RecipeError(f"rewrite rule {name!r} needs a name of letters, digits, '-', '_' and '.': name='my-rule'")
+    if not NAME.fullmatch(name):
+        raise RecipeError(f"rewrite {name!r} {NEEDS_A_NAME}")
     for rule in rules:
         if rule.as_function:
             raise RecipeError(f"rewrite {name!r} makes a function (as_function=True); dlc rewrites without functions")
@@ -203,11 +224,3 @@ def _shorten(reason: str, at: Sequence[ir.Node | ir.Value]) -> str:
     names = [label(a) if isinstance(a, ir.Node) else str(a.name) for a in at]
     where = f" (at {names[0]})" if names and names[0] not in text else ""
     return (text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…") + where
-
-
-def _line(error: BaseException) -> str:
-    """``file:line: `` of the innermost frame that is not the rewriter's."""
-    libraries = [str(Path(str(sys.modules[name].__file__)).parent) for name in ("onnxscript", "onnx_ir", "dlc")]
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
-    own = [f for f in frames if not f.filename.startswith(tuple(libraries))]
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno}: " if own else ""

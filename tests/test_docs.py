@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import Cli, cli
+
+__all__ = ["cli"]  # a fixture
+
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = ("compile", "verify", "bench", "inspect", "doctor", "zoo", "target", "debug")
 
@@ -42,9 +46,20 @@ def test_every_verb_has_a_page() -> None:
     assert {page for page in VERBS if commands(page)} == set(VERBS)
 
 
-@pytest.mark.parametrize(("page", "said"), [("compile", "VerdictRecord"), ("passes", "True ['Abs']")])
-def test_python_example_runs(page: str, said: str, folder: Path) -> None:
-    [code] = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+SQUARED = """fits: [None, 'the exponent is 3, not 2']
+ops: ['Mul', 'Pow', 'Abs'] True
+"""
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("page", "nth", "said"), [("compile", 0, "VerdictRecord"), ("passes", 0, "True ['Abs']"), ("passes", 1, SQUARED)]
+)
+def test_python_example_runs(page: str, nth: int, said: str, folder: Path) -> None:
+    code = blocks(page, "python")[nth]
     child = subprocess.run(
         [sys.executable, "-c", code.replace('"build"', '"build-api"')],
         cwd=folder, capture_output=True, text=True, check=False,
@@ -68,3 +83,39 @@ def test_the_broken_pass_is_found_as_the_page_says(tmp_path: Path) -> None:
 def without_fractions(text: str) -> str:
     """Leave out what another machine may round otherwise."""
     return re.sub(r"\d+\.\d+(e-?\d+)?", "…", text)
+
+
+def test_every_rewrite_is_listed_as_it_describes_itself() -> None:
+    from dlc.passes.naming import table
+
+    assert table() in (DOCS / "rewrites.md").read_text(), "python -m dlc.passes.naming prints the table"
+
+
+def test_the_rule_that_the_docs_show_joins(tmp_path: Path, cli: Cli) -> None:
+    import onnx_ir as ir
+
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[batch, 256] x) => (float[batch, 256] y)
+        { s = Sigmoid(x)  m = Mul(x, s)  y = Tanh(m) }"""
+    ir.save(ir.from_onnx_text(text), tmp_path / "model.onnx")
+    [rules], [recipe, *_] = blocks("rewrites", "python"), blocks("rewrites", "toml")
+    (tmp_path / "my_rules.py").write_text(rules)
+    (tmp_path / "recipe.toml").write_text(recipe)
+    explain, compile_it, profile = (shlex.split(line)[1:] for line in commands("rewrites"))
+    ran = cli(*explain)
+    assert ran.code == 0, ran.err
+    assert "1 sites" in ran.out
+    ran = cli(*compile_it, "-v")
+    assert ran.judged, ran.err
+    assert "silu-to-quick-gelu expected at 1 places, found at 1" in ran.out
+    ran = cli(*profile)
+    assert ran.code == 0, ran.err
+
+
+def test_what_recipes_may_declare_in_toml_is_valid(tmp_path: Path) -> None:
+    from dlc.sources.recipe_files import declared
+
+    (tmp_path / "my_rules.py").write_text(blocks("rewrites", "python")[0])
+    for page in ("recipes", "rewrites"):
+        for block in blocks(page, "toml"):
+            (tmp_path / "recipe.toml").write_text(block)
+            assert declared(str(tmp_path / "recipe.toml"), Path("model.onnx")).expect_fusions

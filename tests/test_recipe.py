@@ -48,6 +48,14 @@ def test_dims() -> None:
         ({"metric": "top2"}, "did you mean 'top1'"),
         ({"variants": "int9"}, "unknown variant 'int9'"),
         ({"name": "../up"}, "cannot be a folder name"),
+        ({"expect_fusions": ["attention"]}, "expect_fusions maps names"),
+        ({"expect_fusions": {"atention": 6}}, "no rewrite is named 'atention'; did you mean 'attention'"),
+        ({"expect_fusions": {"attention": 0}}, "attention = 0 is no number of places"),
+        ({"expect_fusions": {"attention": "6"}}, "attention = '6' is no number of places"),
+        ({"expect_fusions": {"attention": True}}, "attention = True is no number of places"),
+        ({"expect_fusions": {"attention": 6, "fuse-attention": 6}}, "names 'fuse-attention' twice"),
+        ({"rewrites": ("my_rules.py:rule",)}, "rewrites holds a str, not a rule"),
+        ({"rewrites": 3}, "rewrites holds a int, not a rule"),
         ({"inputs": {"x": Input("float32", ("btch", 4))}, "dims": {"batch": Dim()}}, "did you mean 'batch'"),
     ],
 )
@@ -63,3 +71,17 @@ def test_plain_words_will_do() -> None:
     assert recipe.variants == ("int8",)
     assert recipe.metric is not None
     assert recipe.metric.name == "top1"
+
+
+def test_expectations_are_kept_under_whole_names_and_rules_as_rewrites() -> None:
+    from dataclasses import replace
+
+    from onnxscript.rewriter import RewriteRule
+
+    rule = RewriteRule(lambda op, x: op.Neg(op.Neg(x)), lambda _op, x: x, name="my-rule")
+    given: dict[str, Any] = {"rewrites": rule, "expect_fusions": {"attention": 6, "my-rule": 1}}
+    recipe = Recipe(name="m", source=Path("m.onnx"), **given)
+    assert [each.name for each in recipe.rewrites] == ["my-rule"]
+    assert recipe.expect_fusions == {"fuse-attention": 6, "my-rule": 1}
+    again = replace(recipe, name="n")
+    assert (again.rewrites, again.expect_fusions) == (recipe.rewrites, recipe.expect_fusions)

@@ -12,7 +12,6 @@ import click
 from dlc.cli.common import Format, command_line, common, print_json, print_table, progress
 
 if TYPE_CHECKING:
-    from dlc.errors import PassError
     from dlc.manifest import Manifest
 
 LEGEND = (
@@ -110,19 +109,22 @@ def _pointing_to(find: str) -> Iterator[None]:
         raise
 
 
-def _print_bugs(bugs: Sequence[PassError], find: str) -> None:
+def _print_bugs(bugs: Sequence[DlcError], find: str) -> None:
     for bug in bugs:
         click.echo(f"error: {bug}", err=True)
     if any(map(_keeps_numbers, bugs)):
         click.echo(f"find the site: {find}", err=True)
 
 
-def _keeps_numbers(bug: PassError) -> bool:
+def _keeps_numbers(bug: DlcError) -> bool:
     """Whether the pass at fault is one of the FP32 graph; those of the other precisions are not bisected."""
+    from dlc.errors import PassError, RuleError
     from dlc.lookup import load
     from dlc.passes import PASSES
 
-    return bug.culprit in PASSES and not load(PASSES[bug.culprit]).changes_numbers
+    if isinstance(bug, RuleError):
+        return True
+    return isinstance(bug, PassError) and bug.culprit in PASSES and not load(PASSES[bug.culprit]).changes_numbers
 
 
 def _title(record: Manifest) -> str:

@@ -15,22 +15,29 @@ from dlc.cli.common import Format, ListsRewrites, about, common, print_json, pri
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
 @click.option("--explain", metavar="REWRITE", help="Show every site of one rewrite (attention, batch-norm, …), or all.")
+@click.option(
+    "-r", "--recipe", "recipe_file", metavar="RECIPE", help="Recipe (.py, .toml, zoo name) whose rewrites join."
+)
 @click.option("--no-measure", is_flag=True, help="Explain what fits, without timing what is faster here.")
 @common
 def command(
-    model: Path, dims: tuple[str, ...], explain: str | None, no_measure: bool, form: Format, verbose: int
-) -> int:
+    model: Path, dims: tuple[str, ...], explain: str | None, recipe_file: str | None, no_measure: bool, form: Format,
+    verbose: int,
+) -> int:  # fmt: skip
     """Describe the ONNX file MODEL, which is not changed; --explain times the forms of every place on this machine.
 
     \b
         dlc inspect model.onnx --dim batch=8
         dlc inspect model.onnx --explain all --dim batch=8
+        dlc inspect model.onnx -r recipe.py --explain my-rule
     """
     from dlc.bench import parse_dims
     from dlc.cost_table import default_cache
     from dlc.inspection import inspect
+    from dlc.sources.recipe_files import declared
 
-    seen = inspect(model, parse_dims(dims), explain, measure=not no_measure, cache=default_cache())
+    recipe = declared(recipe_file, model) if recipe_file else None
+    seen = inspect(model, parse_dims(dims), explain, recipe=recipe, measure=not no_measure, cache=default_cache())
     if form == "json":
         print_json(seen)
         return 0
@@ -56,10 +63,11 @@ def command(
 
 def _about(asked: str) -> str:
     """Say what the rewrites that were asked for look for."""
-    from dlc.lookup import load, named
+    from dlc.lookup import load
     from dlc.passes import PASSES
+    from dlc.passes.naming import matching
 
-    names = named(asked, PASSES)
+    names = matching(asked, PASSES)
     return (
         "\n".join(f"{name}: {about(load(PASSES[name]))}" for name in names) or "dlc inspect --help lists the rewrites"
     )

@@ -20,12 +20,14 @@ def command() -> None:
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="File to write.")
 @click.option("--provider", type=click.Choice(["cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of one operator.")
+@click.option("-r", "--recipe", "recipe_file", metavar="RECIPE",
+              help="Recipe whose own rewrites are measured as well, for artifacts: they do not hold them.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of inputs and resampling.")
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @common
 def profile(
-    sources: tuple[str, ...], out: Path, provider: str, threads: int, seed: int, overwrite: bool, form: Format,
-    verbose: int,
+    sources: tuple[str, ...], out: Path, provider: str, threads: int, recipe_file: str | None, seed: int,
+    overwrite: bool, form: Format, verbose: int,
 ) -> int:  # fmt: skip
     """Describe this machine, and measure on it what decides how SOURCES are rewritten.
 
@@ -41,6 +43,7 @@ def profile(
     from dlc.cost_table import default_cache
     from dlc.errors import UserError
     from dlc.profile import profile as measure
+    from dlc.sources.recipe_files import declared
     from dlc.target_file import save
 
     if out.exists() and not overwrite:
@@ -48,12 +51,15 @@ def profile(
     if not out.parent.is_dir():
         raise UserError(f"{out.parent} is no folder: create it first")
     target = targets.detect(cast("targets.Provider", provider), threads)
+    own = declared(recipe_file, Path("model.onnx")).rewrites if recipe_file else ()
     with progress() as bar:
-        measured = measure(sources, target, seed=seed, cache=default_cache(), progress=bar)
+        measured = measure(sources, target, own, seed=seed, cache=default_cache(), progress=bar)
     save(out, target, measured.costs)
     if form == "json":
         print_json({"target": target, "costs": len(measured.costs), "measured": measured.added})
-        return 0
-    print_table(("source", "costs that decide it"), [(source, f"{n}") for source, n in measured.added.items()])
-    click.echo(f"{out}: {target.fingerprint}, {len(measured.costs)} measured costs")
-    return 0
+    else:
+        print_table(("source", "costs that decide it"), [(source, f"{n}") for source, n in measured.added.items()])
+        click.echo(f"{out}: {target.fingerprint}, {len(measured.costs)} measured costs")
+    for bug in measured.bugs:
+        click.echo(f"error: {bug}", err=True)
+    return measured.bugs[0].exit_code if measured.bugs else 0

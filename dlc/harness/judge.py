@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from dlc.manifest import Accuracy, Agreement, Estimate, Latency, Size, Status, VariantRecord, VerdictRecord
+from dlc.manifest import (
+    Accuracy,
+    Agreement,
+    Estimate,
+    ExpectationRecord,
+    Latency,
+    Size,
+    Status,
+    VariantRecord,
+    VerdictRecord,
+)
 from dlc.recipe import Gates, Precision
 
 FP32_SLACK = 1.02
@@ -26,16 +36,19 @@ class Finding:
 def judge(
     precision: Precision, gates: Gates, *, latency: Latency, size: Size, accuracy: Accuracy | None = None,
     agreement: Agreement | None = None, fault: str | None = None, leaked: int = 0, elsewhere: bool = False,
+    hits: Sequence[ExpectationRecord] = (),
 ) -> VerdictRecord:  # fmt: skip
     """Judge one variant against the FP32 reference; the worst gate decides.
 
     ``fault``: why its outputs are of no use. ``leaked``: calibration examples that are evaluation examples too.
     ``elsewhere``: it was timed on another machine than its target, which decides nothing about the target's speed.
+    ``hits``: of the rewrites that must fit, in the FP32 graph that every variant is made from.
     """
     findings = [
         *_quality(gates, accuracy, agreement, fault),
         *_ratio_gate("latency", latency.ratio, gates.max_latency_ratio),
         *_size_gate(size, gates.max_size_ratio),
+        *(finding for each in hits for finding in _fusions(each)),
         _fp32_speed(latency.ratio) if precision == "fp32" else _gain(latency.ratio, size),
     ]
     if elsewhere:
@@ -102,6 +115,17 @@ def _size_gate(size: Size, limit: float | None) -> Iterator[Finding]:
         return
     status: Status = "pass" if size.ratio <= limit else "fail"
     yield Finding(status, f"size {size.ratio:.3f}x of FP32, at most {limit:g}x")
+
+
+def _fusions(hit: ExpectationRecord) -> Iterator[Finding]:
+    fused = f", {hit.there} fused by the exporter" if hit.there else ""
+    text = f"{hit.rewrite} expected at {hit.expected} places, found at {hit.found} ({hit.applied} applied{fused})"
+    if hit.found >= hit.expected:
+        yield Finding("pass", text)
+        if hit.found > hit.expected:
+            yield Finding(None, f"{hit.rewrite} fits at more places than expected: expect_fusions may say {hit.found}")
+        return
+    yield Finding("fail", f"{text}; elsewhere: {'; '.join(hit.reasons) or 'nothing looks like what it forms'}")
 
 
 def _fp32_speed(ratio: Estimate) -> Finding:

@@ -11,27 +11,23 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import re
 import sys
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import fields, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dlc import recipe as declarations
-from dlc.errors import DlcError, RecipeError
+from dlc.errors import RecipeError
 from dlc.feeds import input_like
-from dlc.lookup import load as look_up
+from dlc.lookup import load
 from dlc.models import ZOO
 from dlc.recipe import Dataset, Dim, Gates, Input, Recipe, Unchecked, suggest
 from dlc.sources import recipe_toml
+from dlc.sources.user_code import import_file, look_up, user_code
 
 KINDS = "a zoo name, recipe.py, recipe.toml, model.onnx, model.pt2 or package.module:factory"
 FACTORY = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -47,10 +43,18 @@ def load_recipe(spec: str, overrides: Path | None = None) -> Recipe:
     return recipe_toml.apply(document, _load(spec, document), overrides)
 
 
+def declared(spec: str, model: Path) -> Recipe:
+    """Load a recipe for the sake of what it declares about a model file, wherever its own source is."""
+    path = Path(spec)
+    if path.suffix.lower() == ".toml":
+        return recipe_toml.apply(recipe_toml.read(path), Recipe(name=_name(model.stem), source=model), path)
+    return load_recipe(spec)
+
+
 def _load(spec: str, document: recipe_toml.Document | None) -> Recipe:
     path = Path(spec)
     if spec in ZOO:
-        made: Recipe = look_up(ZOO[spec])()
+        made: Recipe = load(ZOO[spec])()
         return made
     suffix = path.suffix.lower()
     if suffix == ".py":
@@ -79,28 +83,19 @@ def _from_toml(path: Path) -> Recipe:
 
 
 def _from_python(path: Path) -> Recipe:
-    if not path.is_file():
-        raise RecipeError(f"recipe {path}: no such file")
-    found = importlib.util.spec_from_file_location(f"dlc_recipe_{_name(path.stem)}", path)
-    if found is None or found.loader is None:
-        raise RecipeError(f"recipe {path} cannot be imported")
-    module = importlib.util.module_from_spec(found)
-    sys.modules[module.__name__] = module  # dataclasses and pickle look their module up by name
-    _importable(path.parent)
-    with _user_code(path):
-        found.loader.exec_module(module)
+    module = import_file(path, "recipe")
     if not hasattr(module, "recipe"):
         raise RecipeError(f"{path} defines no 'recipe'; name a Recipe, or a function that returns one, so")
-    with _user_code(path):
+    with user_code(path):
         made = module.recipe() if _is_function(module.recipe) else module.recipe
     return _checked(made, str(path), path.parent)
 
 
 def _from_factory(spec: str, inputs_follow: bool) -> Recipe:  # noqa: FBT001 - private, called once
     module_name, _, attribute = spec.partition(":")
-    factory = import_attribute(spec)
+    factory = look_up(spec, Path.cwd())
     file = sys.modules[module_name].__file__
-    with _user_code(Path(file) if file else None, spec):
+    with user_code(Path(file) if file else None, spec):
         made = factory() if _is_function(factory) else factory
     if isinstance(made, Recipe):
         return _checked(made, spec, Path.cwd())
@@ -114,17 +109,6 @@ def _from_factory(spec: str, inputs_follow: bool) -> Recipe:  # noqa: FBT001 - p
         )
     name = _name(f"{module_name.rpartition('.')[2]}-{attribute}")
     return Recipe(name=name, source=lambda: network, inputs=_example_inputs(spec, network, examples))
-
-
-def import_attribute(spec: str) -> Unchecked:
-    """Import what ``package.module:attribute`` names, from the current folder too; RecipeError says what fails."""
-    module_name, _, attribute = spec.partition(":")
-    _importable(Path.cwd())
-    with _user_code(None, spec):
-        module = importlib.import_module(module_name)
-    if not hasattr(module, attribute):
-        raise RecipeError(f"{module_name} has no {attribute!r}{suggest(attribute, _public(module))}")
-    return getattr(module, attribute)
 
 
 def _example_inputs(spec: str, module: Unchecked, examples: Unchecked) -> dict[str, Input]:
@@ -169,43 +153,6 @@ def _checked(made: Unchecked, where: str, folder: Path) -> Recipe:
     return replace(made, source=source)
 
 
-@contextmanager
-def _user_code(path: Path | None, name: str = "") -> Iterator[None]:
-    """Turn what a user's file raises into a RecipeError with the line that raised it; what it prints is no result."""
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    except RecipeError as error:
-        raise RecipeError(f"{_line(error, path) or name}: {error}") from error
-    except DlcError:
-        raise
-    except SyntaxError as error:
-        raise RecipeError(f"{error.filename}:{error.lineno}: {error.msg}") from error
-    except (Exception, SystemExit) as error:
-        where = _line(error, path) or name
-        raise RecipeError(f"{where}: {_keyword(error) or f'{type(error).__name__}: {_one_line(error)}'}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def _line(error: BaseException, path: Path | None) -> str:
-    """``file:line`` of the innermost frame in the user's file."""
-    frames = traceback.extract_tb(error.__traceback__)
-    lines = [f.lineno for f in frames if path is not None and Path(f.filename).resolve() == path.resolve()]
-    return f"{path}:{lines[-1]}" if lines else str(path or "")
-
-
-def _keyword(error: BaseException) -> str | None:
-    """Explain an argument that one of our declarations does not have."""
-    match = re.search(r"(\w+)\.__init__\(\) got an unexpected keyword argument '(\w+)'", str(error))
-    kind = getattr(declarations, match[1], None) if match else None
-    if match is None or kind is None:
-        return None
-    return f"{match[1]} has no {match[2]!r}{suggest(match[2], [f.name for f in fields(kind)])}"
-
-
 def _is_function(value: Unchecked) -> bool:
     return callable(value) and not isinstance(value, Recipe) and not _is_module(value)
 
@@ -213,15 +160,6 @@ def _is_function(value: Unchecked) -> bool:
 def _is_module(value: Unchecked) -> bool:
     torch: Any = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.nn.Module)
-
-
-def _public(module: object) -> list[str]:
-    return [n for n in vars(module) if not n.startswith("_")]
-
-
-def _importable(folder: Path) -> None:
-    if (name := str(folder.resolve())) not in sys.path:
-        sys.path.insert(0, name)
 
 
 def _name(text: str) -> str:

@@ -10,6 +10,8 @@ inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high 
 calibration = { file = "calibration.npz" }                            # one array per input, by name
 evaluation = { file = "evaluation.npz", targets = "labels", batch = 64 }
 gates = { retention = 0.99 }
+rewrites = ["my_rules.py:rule"]                       # or package.module:rule; relative to this file
+expect_fusions = { attention = 6 }                    # places at which a rewrite must fit
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ import msgspec
 import numpy as np
 
 from dlc.errors import DataError, RecipeError
+from dlc.passes.naming import resolve
+from dlc.passes.user_rewrite import adopt
 from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, suggest
+from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
 
 
@@ -72,6 +77,8 @@ class Document(_Strict, frozen=True, kw_only=True):
     calibration: _Data | None = None
     evaluation: _Data | None = None
     gates: _Gates | None = None
+    rewrites: tuple[str, ...] = ()
+    expect_fusions: dict[str, int] = {}
     notes: tuple[str, ...] | None = None
 
 
@@ -110,6 +117,12 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
         if (data := getattr(document, role)) is not None:
             given[role] = _dataset(data, path)
     try:
+        if document.rewrites:
+            given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
+        if document.expect_fusions:
+            own = [each.name for each in adopt(given.get("rewrites", recipe.rewrites))]
+            stated = {resolve(word, own): places for word, places in document.expect_fusions.items()}
+            given["expect_fusions"] = {**recipe.expect_fusions, **stated}
         return replace(recipe, **given)
     except RecipeError as error:
         raise RecipeError(f"recipe {path}: {error}") from error

@@ -53,7 +53,7 @@ _Costs = tuple[Cost, ...] | str
 def choose(model: ir.Model, forms: Sequence[Rewrite], costs: Costs) -> dict[str, Chosen]:
     """Choose the fastest form at every candidate, by label: none where nothing fits, or nothing is faster or simpler.
 
-    PassError names a form that broke a promise on the way.
+    PassError, or RuleError, names a form that broke a promise on the way.
     """
     reasons, fitting = _surveyed(model, forms)
     chosen = {name: Chosen(None, reason) for name, reason in reasons.items() if name not in fitting}
@@ -75,7 +75,13 @@ def _surveyed(model: ir.Model, forms: Sequence[Rewrite]) -> tuple[dict[str, str]
     """Return every candidate with a reason, in graph order, and those that some form fits."""
     reasons, fitting = dict[str, str](), dict[str, None]()
     for form in forms:
-        for node, reason in form.survey(model):
+        try:
+            seen = form.survey(model)
+        except DlcError:
+            raise
+        except Exception as error:
+            raise pipeline.raised(form, error) from error
+        for node, reason in seen:
             reasons.setdefault(label(node), reason or "")
             if reason is None:
                 fitting[label(node)] = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib import metadata
 
 import msgspec
@@ -51,7 +52,7 @@ def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> Che
 
 def to_manifest(
     recipe: Recipe, target: Target, seed: int, exported: Exported, data: CheckedData, evidence: Evidence,
-    builds: Sequence[Build], plans: Mapping[str, MemoryPlan],
+    builds: Sequence[Build], plans: Mapping[str, MemoryPlan], hits: Sequence[manifest.ExpectationRecord] = (),
 ) -> manifest.Manifest:  # fmt: skip
     """Judge every variant and put everything on record."""
     interface = Interface.of(exported.model)
@@ -64,6 +65,7 @@ def to_manifest(
     if data.leaked:
         warnings += (f"{data.leaked} calibration examples are also evaluation examples",)
     baseline = evidence.of[BASELINE]
+    judged = partial(_variant, recipe=recipe, sizes=sizes, both=data.leaked, hits=hits, elsewhere=elsewhere)
     return manifest.Manifest(
         schema=manifest.SCHEMA,
         name=recipe.name,
@@ -78,6 +80,7 @@ def to_manifest(
         dims={name: (dim.min, dim.max, dim.typical) for name, dim in exported.dims.items()},
         data=data.records,
         gates=asdict(recipe.gates),
+        expect_fusions=tuple(hits),
         reference=manifest.Reference(
             accuracy_runner=evidence.reference,
             metric=recipe.metric.name if recipe.metric and evidence.value else None,
@@ -89,12 +92,7 @@ def to_manifest(
             size=baseline.size,
             memory=_memory(baseline, None, sizes, weight_bytes(exported.model)),
         ),
-        variants=tuple(
-            _variant(
-                b, evidence.of.get(b.precision), plans.get(b.precision), recipe, sizes, data.leaked, elsewhere=elsewhere
-            )
-            for b in builds
-        ),
+        variants=tuple(judged(b, evidence.of.get(b.precision), plans.get(b.precision)) for b in builds),
         warnings=warnings,
     )
 
@@ -103,10 +101,11 @@ def _variant(
     build: Build,
     measured: Measured | None,
     plan: MemoryPlan | None,
+    *,
     recipe: Recipe,
     sizes: Mapping[str, int],
     both: int,
-    *,
+    hits: Sequence[manifest.ExpectationRecord],
     elsewhere: bool,
 ) -> manifest.VariantRecord:
     passes = tuple(map(pass_entry, build.records))
@@ -115,7 +114,7 @@ def _variant(
         return manifest.VariantRecord(precision=build.precision, verdict=verdict, passes=passes)
     verdict = judge(
         build.precision, recipe.gates, latency=measured.latency, size=measured.size, accuracy=measured.accuracy,
-        agreement=measured.agreement, fault=measured.fault, leaked=both, elsewhere=elsewhere,
+        agreement=measured.agreement, fault=measured.fault, leaked=both, elsewhere=elsewhere, hits=hits,
     )  # fmt: skip
     return manifest.VariantRecord(
         precision=build.precision,

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from dlc import manifest, pipeline
 from dlc.costs import Costs, decide
-from dlc.errors import ModelError, NotHere, PassError
+from dlc.errors import DlcError, ModelError, NotHere, PassError, RuleError
 from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.cancel_transposes import CancelTransposes
 from dlc.passes.canonicalize import Canonicalize
@@ -30,11 +30,22 @@ from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.weighted import label
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.stages.choosing import Chosen, choose
+from dlc.stages.trust import apply, fault, left_out
 from dlc.target import Target
 
 
-def rewrites(target: Target) -> tuple[Rewrite, ...]:
-    """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it."""
+def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]:
+    """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it.
+
+    ``own``: a recipe's. They come first, so that they see the graph as it was exported; one of ours with other options
+    stands where it does by default.
+    """
+    given = {each.name: each for each in own}
+    ours = [given.pop(each.name, each) for each in _ours(target)]
+    return (*given.values(), *ours)
+
+
+def _ours(target: Target) -> tuple[Rewrite, ...]:
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
     return (
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
@@ -50,21 +61,24 @@ HOLDS = 0.03
 class Rewritten:
     """A rewritten graph, what each pass did, and what was measured to decide it. ``bugs``: passes that were left out.
 
-    ``saved_ns``: what the places of all kept rewrites save together, timed one by one.
+    ``saved_ns``: what the places of all kept rewrites save together, timed one by one. ``canonical``: the graph before
+    any rewrite.
     """
 
     model: ir.Model
     records: tuple[PassRecord, ...] = ()
     choices: tuple[manifest.Choice, ...] = ()
-    bugs: tuple[PassError, ...] = ()
+    bugs: tuple[DlcError, ...] = ()
     saved_ns: float = 0.0
+    canonical: ir.Model | None = None
 
 
 def rewrite(model: ir.Model, costs: Costs, passes: Sequence[Rewrite], *, evaluate: Evaluate | None = None) -> Rewritten:
     """Canonicalise, then apply each rewrite at the places where it was measured to be worth it.
 
     Then the whole is timed. If it gains less than its places predict, each rewrite is timed on the whole, and what does
-    not hold is rolled back. A rewrite that is broken, or cannot be measured, is left out, and the rest goes on.
+    not hold is rolled back. A rewrite that is broken, or cannot be measured, is left out, and the rest goes on. One
+    that is not trusted is applied only after the numbers were compared.
     """
     with _collector_paused():
         return _rewritten(model, costs, passes, evaluate)
@@ -85,16 +99,16 @@ def _collector_paused() -> Iterator[None]:
 def _rewritten(model: ir.Model, costs: Costs, passes: Sequence[Rewrite], evaluate: Evaluate | None) -> Rewritten:
     original = clone(model)
     records = tuple(pipeline.run(model, [Canonicalize()], evaluate=evaluate))
-    canonical = Rewritten(clone(model), records)
-    done = Rewritten(model, records)
+    canonical = Rewritten(as_it_was := clone(model), records, canonical=as_it_was)
+    done = replace(canonical, model=model)
     for each in passes:
         done = _applied(each, done, costs, evaluate)
     try:
-        if done.bugs or _falls_short(canonical.model, done, costs):
+        if any(isinstance(bug, PassError) for bug in done.bugs) or _falls_short(as_it_was, done, costs):
             done = canonical
             for each in passes:
                 done = _applied_if_it_holds(each, done, costs, evaluate)
-        return _never_slower(original, canonical.model, done, costs)
+        return _never_slower(original, as_it_was, done, costs)
     except (ModelError, NotHere):
         return done
 
@@ -110,20 +124,21 @@ def _applied(each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | 
     try:
         alternatives = each.alternatives()
         chosen = choose(done.model, alternatives, costs)
-    except PassError as error:
+    except (PassError, RuleError) as error:
         return replace(done, bugs=(*done.bugs, error))
     forms = [form for form in alternatives if any(c.form is form for c in chosen.values())]
+    if forms and not each.trusted and (wrong := fault(forms, chosen, done.model, costs)) is not None:
+        done, forms, chosen = replace(done, bugs=(*done.bugs, wrong)), [], left_out(chosen, wrong)
     if not forms:
         return replace(done, records=(*done.records, _untouched(each, chosen, done.model)))
-    records, bugs = list[PassRecord](), list[PassError]()
+    records, bugs = list[PassRecord](), list[DlcError]()
     for form in forms:
-        skip = {name: c.reason or "another form is faster" for name, c in chosen.items() if c.form is not form}
         elsewhere = {
             name for name, c in chosen.items() if not (c.form is form or (c.form is None and form is forms[0]))
         }
         try:
-            [record] = pipeline.run(done.model, [replace(form, skip={**form.skip, **skip})], evaluate=evaluate)
-        except PassError as error:
+            record = apply(form, chosen, done.model, evaluate)
+        except (PassError, RuleError) as error:
             bugs.append(error)
             continue
         sites = tuple(replace(s, ratio=_ratio(chosen.get(s.node))) for s in record.sites if s.node not in elsewhere)

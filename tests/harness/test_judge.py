@@ -4,10 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from dlc.harness.judge import judge, overall
-from dlc.manifest import Accuracy, Agreement, Estimate, Latency, Size, Status, VariantRecord, VerdictRecord
+from dlc.manifest import (
+    Accuracy,
+    Agreement,
+    Estimate,
+    ExpectationRecord,
+    Latency,
+    Size,
+    Status,
+    VariantRecord,
+    VerdictRecord,
+)
 from dlc.recipe import Gates, Precision
 
 GATES = Gates()
@@ -184,3 +195,36 @@ def test_an_interval_with_width_has_seen_losses() -> None:
 def test_exit_code(statuses: list[Status], code: int) -> None:
     variants = [VariantRecord(precision="int8", verdict=VerdictRecord(status=s, reasons=())) for s in statuses]
     assert overall(variants) == code
+
+
+HIT = ExpectationRecord(
+    rewrite="fuse-attention", expected=6, found=6, there=0, applied=5, reasons=("scale is not constant (2 places)",)
+)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_rewrite_that_fits_at_fewer_places_than_expected_fails_every_variant(precision: Precision) -> None:
+    result = verdict(precision, hits=(msgspec.structs.replace(HIT, found=4, applied=3),))
+    assert result.status == "fail"
+    assert (
+        "fail: fuse-attention expected at 6 places, found at 4 (3 applied); elsewhere: scale is not constant (2 places)"
+    ) in result.reasons
+
+
+def test_a_rewrite_that_fits_nowhere_says_so() -> None:
+    result = verdict(hits=(msgspec.structs.replace(HIT, found=0, applied=0, reasons=()),))
+    assert any(r.endswith("elsewhere: nothing looks like what it forms") for r in result.reasons)
+
+
+def test_places_that_fit_hold_the_gate_whether_applied_or_fused_before() -> None:
+    result = verdict(hits=(msgspec.structs.replace(HIT, there=1),))
+    assert result.status == "pass"
+    assert (
+        "pass: fuse-attention expected at 6 places, found at 6 (5 applied, 1 fused by the exporter)" in result.reasons
+    )
+
+
+def test_more_places_than_expected_pass_with_a_note() -> None:
+    result = verdict(hits=(msgspec.structs.replace(HIT, found=8),))
+    assert result.status == "pass"
+    assert "note: fuse-attention fits at more places than expected: expect_fusions may say 8" in result.reasons
