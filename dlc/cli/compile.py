@@ -12,6 +12,7 @@ import click
 from dlc.cli.common import Format, command_line, common, print_json, print_table, progress
 
 if TYPE_CHECKING:
+    from dlc.errors import DlcError
     from dlc.manifest import Manifest
 
 LEGEND = (

@@ -159,7 +159,7 @@ class Renames(Rewrite):
 def test_a_compile_that_leaves_a_pass_out_says_how_to_find_the_site(
     cli: Cli, chain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dlc.compiler.rewrites", lambda _: (Renames(),))
+    monkeypatch.setattr("dlc.compiler.rewrites", lambda *_: (Renames(),))
     ran = cli("compile", chain.name, "--variants", "fp32", "--check-each-pass")
     assert ran.code == 4
     assert "error: pass fuse-gelu: changed the model's interface" in ran.err
