@@ -13,6 +13,7 @@ PASSES = {
     "fuse-attention": "dlc.passes.fuse_attention:FuseAttention",
     "fuse-gelu": "dlc.passes.fuse_gelu:FuseGelu",
     "fuse-layer-norm": "dlc.passes.fuse_layer_norm:FuseLayerNorm",
+    "fuse-rms-norm": "dlc.passes.fuse_rms_norm:FuseRmsNorm",
     "split-residual": "dlc.passes.split_residual:SplitResidual",
     "unroll-grid": "dlc.passes.unroll_grid:UnrollGrid",
     "pool-mean": "dlc.passes.pool_mean:PoolMean",

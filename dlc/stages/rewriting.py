@@ -23,6 +23,7 @@ from dlc.passes.fold_scale_bias import FoldScaleBias
 from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
+from dlc.passes.fuse_rms_norm import FuseRmsNorm
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.split_residual import SplitResidual
@@ -38,6 +39,7 @@ def rewrites(target: Target) -> tuple[Rewrite, ...]:
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
     return (
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
+        FuseRmsNorm(max_opset=min(target.opset, FuseRmsNorm.max_opset)),
         FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
     )  # fmt: skip
 
