@@ -15,19 +15,7 @@ import onnx_ir as ir
 
 from dlc.passes.base import constant, only_user
 from dlc.passes.edit import Edit
-from dlc.passes.extents import Extents, extents
-from dlc.passes.match_norm import (
-    READER,
-    Centred,
-    MeanSquare,
-    centred,
-    confined,
-    divisor,
-    is_op,
-    mean_square,
-    other,
-    square,
-)
+from dlc.passes.match_norm import is_op, mean_square, other, standardised
 from dlc.passes.rewrite import Rewrite
 
 LAYER_NORM = 17
@@ -55,9 +43,7 @@ class FuseLayerNorm(Rewrite):
             return "already fused"
         if (opset := edit.model.graph.opset_imports.get("", 1)) < LAYER_NORM:
             return f"opset {opset} has no LayerNormalization; it came with {LAYER_NORM}"
-        if (variance := mean_square(node)) is None:
-            return "what is averaged is not the square of x - mean(x)"
-        if isinstance(norm := _match(node, variance), str):
+        if isinstance(norm := _match(node), str):
             return norm
         y = norm.last.outputs[0]
         inputs = [norm.x, norm.gamma] if norm.beta is None else [norm.x, norm.gamma, norm.beta]
@@ -82,41 +68,16 @@ class _Norm:
     last: ir.Node
 
 
-def _match(sqrt: ir.Node, variance: MeanSquare) -> _Norm | str:  # noqa: PLR0911 - one return a guard
-    if variance.epsilon is None:
-        return "epsilon is not constant"
-    squares = square(variance.mean.inputs[0])
-    difference = centred(squares.inputs[0]) if squares is not None else None
-    if squares is None or difference is None:
-        return "what is averaged is not the square of x - mean(x)"
-    x = difference.x
-    if x.dtype != ir.DataType.FLOAT:
-        return f"dtype is {x.dtype.name if x.dtype else 'unknown'}, not FLOAT"
-    if (shape := extents(x)) is None or (axis := _axis(difference, variance, shape)) is None:
-        return "the means are not over the last axes, kept"
-    if isinstance(root := divisor(sqrt), str):
-        return root
-    divided = centred(root.numerator)
-    if not difference.equals(divided, len(shape)):
-        return "the difference is not divided by the square root"
-    assert divided is not None
-    sizes = shape[axis:]
-    scaled, gamma = _with_constant(root.divide, "Mul", sizes)
+def _match(root: ir.Node) -> _Norm | str:
+    found = standardised(root, lambda axes, rank: axes == tuple(range(axes[0], rank)), "the last axes")
+    if isinstance(found, str):
+        return found
+    sizes = found.shape[found.axes[0] :]
+    scaled, gamma = _with_constant(found.last, "Mul", sizes)
     if scaled is None or gamma is None:
         return "no product with a constant gamma of the normalised shape follows"
     shifted, beta = _with_constant(scaled, "Add", sizes)
-    inside = {*difference.nodes, *divided.nodes, squares, *variance.nodes, *root.nodes}
-    if not confined(inside, root.divide):
-        return READER
-    return _Norm(x, gamma, beta, axis - len(shape), variance.epsilon, shifted or scaled)
-
-
-def _axis(difference: Centred, variance: MeanSquare, shape: Extents) -> int | None:
-    """First of the axes that both means are over, if they are the last ones and are kept."""
-    axes = difference.axes(len(shape))
-    if axes is None or axes != variance.axes(shape) or axes != tuple(range(axes[0], len(shape))):
-        return None
-    return axes[0]
+    return _Norm(found.x, gamma, beta, -len(sizes), found.epsilon, shifted or scaled)
 
 
 def _with_constant(

@@ -73,7 +73,8 @@ class FuseRmsNorm(Rewrite):
 
     def prepare(self, model: ir.Model) -> None:
         """Raise the opset if the standard operator will be written."""
-        if self.max_opset >= RMS_NORM and any(self._matches(n) for g in graphs(model.graph) for n in self.candidates(g)):
+        found = (n for graph in graphs(model.graph) for n in self.candidates(graph))
+        if self.max_opset >= RMS_NORM and any(map(self._matches, found)):
             raise_opset(model, RMS_NORM)
 
     def _matches(self, node: ir.Node) -> bool:

@@ -8,15 +8,17 @@ its axes may be reshaped to have them again, as the variance of today's exporter
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from dlc.passes.base import only_user, scalar
-from dlc.passes.extents import Extents, contents, matches, reshaped
+from dlc.passes.extents import Extents, contents, extents, matches, reshaped
 
 READER = "a value in between has another reader or is a graph output"
+Fits = Callable[[tuple[int, ...], int], bool]
+"""Whether axes, ascending, are those a normalisation is over, given the rank."""
 ROOTS = {0.5: "Div", -0.5: "Mul"}
 """Exponents of a root, and the operator that divides by it."""
 
@@ -61,9 +63,9 @@ class Centred:
         """Axes of the mean, ascending, if they are constant and kept."""
         return reduced_axes(self.mean, rank) if self.mean.attributes.get_int("keepdims", 1) else None
 
-    def equals(self, other: Centred | None, rank: int) -> bool:
+    def equals(self, other: Centred, rank: int) -> bool:
         """Whether another is the same difference; exporters compute it twice, with axes counted from either end."""
-        return other is not None and other.x is self.x and other.axes(rank) == self.axes(rank)
+        return other.x is self.x and other.axes(rank) == self.axes(rank)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,42 @@ def centred(value: ir.Value | None) -> Centred | None:
     mean = made_by(sub.inputs[1], "ReduceMean") if sub is not None else None
     x = mean.inputs[0] if mean is not None else None
     return None if sub is None or mean is None or x is None or sub.inputs[0] is not x else Centred(x, sub, mean)
+
+
+@dataclass(frozen=True, slots=True)
+class Standardised:
+    """x less its mean, divided by its deviation; ``last`` is the node of the quotient, ``axes`` those of the means."""
+
+    x: ir.Value
+    shape: Extents
+    axes: tuple[int, ...]
+    epsilon: float
+    last: ir.Node
+
+
+def standardised(root: ir.Node, fits: Fits, which: str) -> Standardised | str:  # noqa: PLR0911 - one return a guard
+    """Return the standardisation around a root, over axes that fit, or say why there is none."""
+    variance = mean_square(root)
+    if variance is not None and variance.epsilon is None:
+        return "epsilon is not constant"
+    squares = square(variance.mean.inputs[0]) if variance is not None else None
+    difference = centred(squares.inputs[0]) if squares is not None else None
+    if variance is None or variance.epsilon is None or squares is None or difference is None:
+        return "what is averaged is not the square of x - mean(x)"
+    x, shape = difference.x, extents(difference.x)
+    if x.dtype != ir.DataType.FLOAT:
+        return f"dtype is {x.dtype.name if x.dtype else 'unknown'}, not FLOAT"
+    axes = difference.axes(len(shape)) if shape is not None else None
+    if shape is None or axes is None or axes != variance.axes(shape) or not fits(axes, len(shape)):
+        return f"the means are not over {which}, kept"
+    if isinstance(by := divisor(root), str):
+        return by
+    divided = centred(by.numerator)
+    if divided is None or not difference.equals(divided, len(shape)):
+        return "the difference is not divided by the square root"
+    if not confined({*difference.nodes, *divided.nodes, squares, *variance.nodes, *by.nodes}, by.divide):
+        return READER
+    return Standardised(x, shape, axes, variance.epsilon, by.divide)
 
 
 def divisor(root: ir.Node) -> Root | str:
