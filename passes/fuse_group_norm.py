@@ -5,7 +5,10 @@ IN: InstanceNormalization-6 without parameters
 BN: BatchNormalization-9 with mean 0, variance 1 and epsilon 0, which computes x * gamma + beta and nothing else
 C = G: GN(x) = IN(x; gamma, beta)
 
-PyTorch exports Mul and Add for BN. MEASURED
+PyTorch exports Mul and Add for BN: 0.74x to 0.82x with BN, 0.60x for C = G. ONNX Runtime has no CPU kernel for
+GroupNormalization and runs the function body, in 28 nodes: 0.38x. So the operator is never written. Others are slower
+than BN, or than IN: a depthwise Conv 1.1x to 1.3x of Mul and Add, LayerNormalization of the groups 1.2x to 1.3x of IN.
+For [1, 128, 14, 14], [1, 64, 28, 28] and [1, 32, 56, 56], ONNX Runtime 1.32, AVX512, one thread.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ INSTANCE, GROUP, BATCH = "InstanceNormalization", "GroupNormalization", "BatchNo
 EPSILON = 1e-5
 """Default of the attribute ``epsilon``."""
 PER_CHANNEL = 21
-"""First opset in which GroupNormalization has a scale and a bias for each channel; before, for each group."""
+"""First opset in which GroupNormalization has a scale and a bias for each channel."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ class FuseGroupNorm(Rewrite):
 
     def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
         """Rewrite one normalisation."""
-        per_channel = edit.model.graph.opset_imports.get("", 1) >= PER_CHANNEL
-        norm = _operator(node, per_channel=per_channel) if node.op_type == GROUP else _written(node)
+        opset = edit.model.graph.opset_imports.get("", 1)
+        norm = _operator(node, opset) if node.op_type == GROUP else _written(node)
         if isinstance(norm, str):
             return norm
         if (parameters := norm.affine.parameters()) is None:
@@ -106,8 +109,10 @@ def _written(node: ir.Node) -> _Norm | str:
     return _Norm(x, shape, groups, epsilon, affine, split.inputs[1], merge.inputs[1])
 
 
-def _operator(node: ir.Node, *, per_channel: bool) -> _Norm | str:
+def _operator(node: ir.Node, opset: int) -> _Norm | str:
     """Return the normalisation that is one operator."""
+    if opset < PER_CHANNEL:
+        return f"before opset {PER_CHANNEL} it has a scale and a bias for each group: a form that onnx withdrew"
     x, groups = node.inputs[0], node.attributes.get_int("num_groups", 1)
     if x is None:
         return "the rank is unknown"
@@ -117,9 +122,9 @@ def _operator(node: ir.Node, *, per_channel: bool) -> _Norm | str:
     if len(shape) < 3 or 0 in shape:
         return "there are no axes behind the channels, or no elements"
     channels = shape[1]
-    if not isinstance(channels, int) or {len(scale), len(bias)} != {channels if per_channel else groups}:
-        return "the parameters are not one for each channel, or group"
-    affine = affine_after(node, len(shape), _repeated(scale, channels), _repeated(bias, channels))
+    if not isinstance(channels, int) or channels % groups:
+        return "the number of channels is dynamic, or no multiple of the groups"
+    affine = affine_after(node, len(shape), scale, bias)
     return _Norm(x, shape, groups, node.attributes.get_float("epsilon", EPSILON), affine)
 
 

@@ -32,8 +32,9 @@ class Affine:
 
     def parameters(self) -> tuple[Floats, Floats] | None:
         """Scale and shift in FLOAT; None if they do not keep their precision there."""
-        both = (self.scale.astype(np.float32), self.shift.astype(np.float32))
-        return both if fits(self.scale, both[0].dtype) and fits(self.shift, both[1].dtype) else None
+        kind = np.dtype(np.float32)
+        kept = fits(self.scale, kind) and fits(self.shift, kind)
+        return (self.scale.astype(kind), self.shift.astype(kind)) if kept else None
 
 
 def affine_after(node: ir.Node, rank: int, scale: Floats, shift: Floats) -> Affine:
@@ -50,7 +51,8 @@ def _after(found: Affine, rank: int) -> Affine | None:
     if user is None or user.domain != "" or user.op_type not in ARITHMETIC:
         return None
     left = user.inputs[1] is value
-    if (array := constant(user.inputs[not left])) is None:
+    array = constant(user.inputs[not left])
+    if array is None or not np.isfinite(array).all():
         return None
     c = per_channel(array, rank, CHANNELS, len(found.scale))
     terms = affine(user.op_type, c, left=left) if c is not None else None
