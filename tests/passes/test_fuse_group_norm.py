@@ -158,6 +158,7 @@ GUARDS = [
     (RESHAPES, NORM.replace("m = Reshape(i, merge)", "r = Relu(i)\n m = Reshape(r, merge)")),
     (RESHAPES, NORM.replace("{0, 4, 3, 5}", "{0, 4, 5, 3}").replace("(float[n, 4, 3, 5] y)", "(float[n, 4, 5, 3] y)")),
     (RESHAPES, NORM.replace("split = {0, 2, -1}", "split = {-1, 2, 15}")),
+    (RESHAPES, ALONE.replace("split = {0, 4, -1}", "split = {-1, 4, 5}").replace("{0, 4, 3, 5}", "{-1, 4, 3, 5}")),
     (RESHAPES, NORM.replace("int64[3] split = {0, 2, -1}", "int64[4] split = {0, 2, 3, -1}")),
     (RESHAPES, NORM.replace("[n, 4, 3, 5]", "[n, c, 3, 5]").replace("{0, 4, 3, 5}", "{0, -1, 3, 5}")
      .replace("=> (float[n, c, 3, 5] y)", "=> (float[n, 4, 3, 5] y)")),

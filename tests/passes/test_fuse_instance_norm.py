@@ -142,7 +142,6 @@ OUTPUTS = "float[n, 3, h, w] y)"
 RANGE = "a parameter leaves the range of FLOAT"
 FOLLOWS = "already fused, and no constant per channel follows"
 NOT_DIVIDED = "the difference is not divided by the square root"
-LAYER = NORM.replace("[n, 3, h, w]", "[n, 3, 5, 4]").replace("float[3, 1, 1] gamma = {1, 2, 3}", "float[5, 4] gamma")
 GUARDS = [
     ("epsilon is not constant", NORM.replace("w] x)", "w] x, float eps)").replace(", float eps = {0.00001}", "")),
     ("dtype is DOUBLE, not FLOAT", NORM.replace("float", "double")),
@@ -150,7 +149,7 @@ GUARDS = [
     (AXES, NORM.replace("axes = {2, 3}", "axes = {3, 1}")),
     (AXES, NORM.replace("v = ReduceMean<keepdims = 1>(q, axes)", "v = ReduceMean<keepdims = 1>(q, third)")
      .replace("float two", "int64[1] third = {3}, float two")),
-    (AXES, TWICE.replace("kept = {0, 3, 1, 1}", "kept = {0, 1, 3, 1}").replace("beta", "beta")),
+    (AXES, TWICE.replace("kept = {0, 3, 1, 1}", "kept = {0, 1, 3, 1}")),
     (NOT_DIVIDED, NORM.replace("Div(d, s)", "Div(s, d)")),
     (NOT_DIVIDED, NORM.replace("z = Div(d, s)", "o = Sub(m, x)\n z = Div(o, s)")),
     (NOT_DIVIDED, TWICE.replace("m = ReduceMean<keepdims = 1>(x, axes)", "m = ReduceMean<keepdims = 1>(x, third)")

@@ -93,10 +93,11 @@ SAME = "the parameters are not the same for each element of the batch"
 OUTPUTS = "float[n, 3, 2, 5] y)"
 GUARDS = [
     (RESHAPES, NORM.replace("split = {1, -1, 2, 5}", "split = {1, -1, 5, 2}")),
-    (RESHAPES, FIXED.replace("split = {1, 6, 2, 5}", "split = {2, 6, 1, 5}").replace("merge", "merge")),
+    (RESHAPES, FIXED.replace("split = {1, 6, 2, 5}", "split = {2, 6, 1, 5}")),
     (RESHAPES, NORM.replace("merge = {-1, 3, 2, 5}", "merge = {-1, 3, 5, 2}").replace(OUTPUTS, "float[n, 3, 5, 2] y)")),
     (RESHAPES, NORM.replace("y = Reshape(z, merge)", "o = Relu(z)\n y = Reshape(o, merge)")),
-    (RESHAPES, NORM.replace("[n, 3, 2, 5]", "[n, c, 2, 5]").replace("merge = {-1, 3, 2, 5}", "merge = {-1, 3, 2, 5}")),
+    (RESHAPES, NORM.replace("[n, 3, 2, 5]", "[n, c, 2, 5]")),
+    (RESHAPES, NORM.replace("split = {1, -1, 2, 5}", "split = {0, -1, 2, 5}")),
     (READER, NORM.replace(OUTPUTS, f"{OUTPUTS[:-1]}, float[1, t, 2, 5] s)")),
     (READER, NORM.replace(OUTPUTS, f"{OUTPUTS[:-1]}, float[1, t, 2, 5] z)")),
     (SAME, NORM.replace("v = Tile(var, n)", "w = Add(n, n)\n q = Tile(var, n)\n v = Relu(q)")),
