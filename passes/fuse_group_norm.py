@@ -100,7 +100,7 @@ def _written(node: ir.Node) -> _Norm | str:
     channels = shape[1]
     if not is_op(merge, "Reshape") or not matches(reshaped(merge), shape) or parts is None or len(parts) != 3:
         return "the reshapes do not split and merge the groups"
-    if parts[:2] != (shape[0], groups) or not isinstance(channels, int) or channels % groups:
+    if parts[:2] != (shape[0], groups) or not isinstance(channels, int) or not groups or channels % groups:
         return "the reshapes do not split and merge the groups"
     affine = affine_after(merge, len(shape), _repeated(scale, channels), _repeated(bias, channels))
     if affine.length < 2 and not (affine.length and affine.neutral) and groups != channels:
@@ -122,7 +122,7 @@ def _operator(node: ir.Node, opset: int) -> _Norm | str:
     if len(shape) < 3 or 0 in shape:
         return "there are no axes behind the channels, or no elements"
     channels = shape[1]
-    if not isinstance(channels, int) or channels % groups:
+    if not isinstance(channels, int) or groups < 1 or channels % groups:
         return "the number of channels is dynamic, or no multiple of the groups"
     affine = affine_after(node, len(shape), scale, bias)
     return _Norm(x, shape, groups, node.attributes.get_float("epsilon", EPSILON), affine)

@@ -149,6 +149,12 @@ def test_an_empty_batch_runs() -> None:
     assert compute(model, {"x": np.zeros((0, 4, 3, 5), np.float32)})["y"].shape == (0, 4, 3, 5)
 
 
+NOTHING = """g (float[n, 0, 3, 5] x) => (float[n, 0, 3, 5] y)
+    <int64[3] split = {0, 0, 15}, int64[4] merge = {0, 0, 3, 5}, float[0] none = {}> {
+    s = Reshape(x, split)
+    i = InstanceNormalization(s, none, none)
+    y = Reshape(i, merge)
+}"""
 RESHAPES = "the reshapes do not split and merge the groups"
 READER = "a value in between has another reader or is a graph output"
 FOLLOW = "no scale and shift per channel follow"
@@ -162,6 +168,7 @@ GUARDS = [
     (RESHAPES, NORM.replace("int64[3] split = {0, 2, -1}", "int64[4] split = {0, 2, 3, -1}")),
     (RESHAPES, NORM.replace("[n, 4, 3, 5]", "[n, c, 3, 5]").replace("{0, 4, 3, 5}", "{0, -1, 3, 5}")
      .replace("=> (float[n, c, 3, 5] y)", "=> (float[n, 4, 3, 5] y)")),
+    (RESHAPES, NOTHING),
     (FOLLOW, NORM.replace("y = Add(beta, g)", "y = Relu(g)").replace(", float[1, 4, 1, 1] beta = {4, 3, 2, 1}", "")),
     (FOLLOW, NORM.replace(OUTPUTS, f"{OUTPUTS[:-1]}, float[n, 4, 3, 5] m)")),
     (FOLLOW, NORM.replace("float[4, 1, 1] gamma = {1, 2, 3, 4}", "float[3, 1] gamma = {1, 2, 3}")),
@@ -179,6 +186,7 @@ OPERATORS = [
     ("there are no axes behind the channels, or no elements", OPERATOR.replace("[n, 4, h, 5]", "[n, 4, h, 0]")),
     (CHANNELS, OPERATOR.replace("[n, 4, h, 5]", "[n, c, h, 5]")),
     (CHANNELS, OPERATOR.replace("num_groups = 2", "num_groups = 3")),
+    (CHANNELS, OPERATOR.replace("num_groups = 2", "num_groups = 0")),
 ]
 
 
