@@ -18,8 +18,11 @@ EPS = {
 }
 REDUCTIONS = (
     "Reduce",
+    "GroupNormalization",
+    "InstanceNormalization",
     "LayerNormalization",
     "RMSNormalization",
+    "SimplifiedLayerNormalization",
     "GlobalAveragePool",
     "Softmax",
     "LogSoftmax",

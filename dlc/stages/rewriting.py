@@ -22,11 +22,15 @@ from dlc.passes.fold_pad import FoldPad
 from dlc.passes.fold_scale_bias import FoldScaleBias
 from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu
+from dlc.passes.fuse_group_norm import FuseGroupNorm
+from dlc.passes.fuse_instance_norm import FuseInstanceNorm
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
+from dlc.passes.fuse_rms_norm import FuseRmsNorm
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
+from dlc.passes.untile_batch_norm import UntileBatchNorm
 from dlc.passes.weighted import label
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.stages.choosing import Chosen, choose
@@ -48,7 +52,9 @@ def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]
 def _ours(target: Target) -> tuple[Rewrite, ...]:
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
     return (
+        UntileBatchNorm(), FuseInstanceNorm(), FuseGroupNorm(),
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
+        FuseRmsNorm(max_opset=min(target.opset, FuseRmsNorm.max_opset)),
         FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
     )  # fmt: skip
 

@@ -30,6 +30,13 @@ FORMS = {
     "product with itself": NORM.replace("Pow(d, two)", "Mul(d, d)").replace("float two = {2}, ", ""),
     "reciprocal": NORM.replace("z = Div(d, s)", "r = Reciprocal(s)\n z = Mul(r, d)"),
     "swapped": NORM.replace("Add(v, eps)", "Add(eps, v)").replace("Mul(z, gamma)", "Mul(gamma, z)"),
+    # What the dynamo exporter writes for x.mean() and x.var(): two means, two differences, a variance without its axis.
+    "twice": NORM.replace("q = Pow(d, two)", "k = ReduceMean<keepdims = 1>(x, behind)\n e = Sub(x, k)\n q = Mul(e, e)")
+    .replace("v = ReduceMean<keepdims = 1>(q, last)", "u = ReduceMean<keepdims = 0>(q, last)\n v = Reshape(u, kept)")
+    .replace("float two = {2}", "int64[1] behind = {1}, int64[2] kept = {-1, 1}"),
+    "power": NORM.replace("s = Sqrt(a)", "s = Pow(a, half)")
+    .replace("Div(d, s)", "Mul(d, s)")
+    .replace("float two", "float half = {-0.5}, float two"),
     "no beta": NORM.replace("y = Add(g, beta)", "y = Relu(g)").replace(", float[4] beta = {4, 3, 2, 1}", ""),
 }
 
@@ -85,6 +92,12 @@ GUARDS = [
     (AXES, NORM.replace("last = {-1}", "last = {0}")),
     (AXES, NORM.replace("[n, 4]", "[4, 4]").replace("v = ReduceMean<keepdims = 1>", "v = ReduceMean<keepdims = 0>")),
     ("the difference is not divided by the square root", NORM.replace("Div(d, s)", "Div(s, d)")),
+    (AXES, FORMS["twice"].replace("[n, 4]", "[4, 4]").replace("kept = {-1, 1}", "kept = {1, 4}")),
+    ("the difference is not divided by the square root",
+     FORMS["twice"].replace("[n, 4]", "[4, 4]").replace("m = ReduceMean<keepdims = 1>(x, last)",
+                                                        "m = ReduceMean<keepdims = 1>(x, first)")
+     .replace("int64[1] behind", "int64[1] first = {0}, int64[1] behind")),
+    (READER, FORMS["twice"].replace(OUTPUTS, f"{OUTPUTS[:-1]}, float[n, 4] e)")),
     (GAMMA, NORM.replace("4] x)", "4] x, float[4] gamma)").replace("float[4] gamma = {1, 2, 3, 4}, ", "")),
     (GAMMA, NORM.replace("float[4] gamma = {1, 2, 3, 4}", "float gamma = {2}")),
     *((READER, NORM.replace(OUTPUTS, f"{OUTPUTS[:-1]}, float[n, {width}] {value})"))
