@@ -22,9 +22,14 @@ from dlc.passes.fold_pad import FoldPad
 from dlc.passes.fold_scale_bias import FoldScaleBias
 from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu
+from dlc.passes.fuse_gemm import FuseGemm
+from dlc.passes.fuse_hard_swish import FuseHardSwish
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
+from dlc.passes.fuse_silu import FuseSilu
+from dlc.passes.merge_products import MergeProducts
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
+from dlc.passes.split_gemm import SplitGemm
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.weighted import label
@@ -39,6 +44,8 @@ def rewrites(target: Target) -> tuple[Rewrite, ...]:
     return (
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
         FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
+        FuseSilu(), FuseHardSwish(),
+        SplitGemm(), MergeProducts(), FuseGemm(),
     )  # fmt: skip
 
 
