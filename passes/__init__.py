@@ -16,6 +16,7 @@ PASSES = {
     "fuse-silu": "dlc.passes.fuse_silu:FuseSilu",
     "merge-products": "dlc.passes.merge_products:MergeProducts",
     "split-gemm": "dlc.passes.split_gemm:SplitGemm",
+    "fuse-conv-residual": "dlc.passes.fuse_conv_residual:FuseConvResidual",
     "fuse-gelu": "dlc.passes.fuse_gelu:FuseGelu",
     "fuse-layer-norm": "dlc.passes.fuse_layer_norm:FuseLayerNorm",
     "split-residual": "dlc.passes.split_residual:SplitResidual",

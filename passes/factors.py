@@ -52,3 +52,9 @@ def scaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
         if left is not None and node.op_type == "Mul":
             return left, node.inputs[1]
     return 1.0, value
+
+
+def keeps_shape(last: ir.Node, x: ir.Value) -> bool:
+    """Whether a product has the shape of x: a constant of rank 1 makes a vector of a scalar."""
+    y = last.outputs[0].shape
+    return x.shape is None or len(x.shape) > 0 or (y is not None and len(y) == 0)

@@ -19,15 +19,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from dlc.passes.base import constant, scalar
 from dlc.passes.edit import Edit
-from dlc.passes.factors import ROUNDING, Product, products
+from dlc.passes.factors import ROUNDING, Product, keeps_shape, products
 from dlc.passes.rewrite import Rewrite
 
 HARD_SWISH = 14
 """First opset with the operator HardSwish."""
+SIXTH = float(np.float32(1 / 6))
 ALPHA = 0.2
 """Default of the attribute ``alpha`` of HardSigmoid."""
 
@@ -37,8 +39,9 @@ class FuseHardSwish(Rewrite):
     """``x * relu6(x + 3) / 6`` and ``x * HardSigmoid(x)`` become HardSwish, ``relu6(x + 3) / 6`` becomes HardSigmoid.
 
     Not applied with other constants, in another type than FLOAT (in FP16 the product that is divided overflows early),
-    below opset 14, or if a value in between has another reader or is a graph output. Sites are the Clip nodes that read
-    a sum with a constant, the HardSigmoid nodes, and the HardSwish nodes that are there already.
+    below opset 14, if a constant gives a product another rank, or if a value in between has another reader or is a
+    graph output. Sites are the Clip nodes that read a sum with a constant, the HardSigmoid nodes, and the HardSwish
+    nodes that are there already.
     """
 
     name: ClassVar[str] = "fuse-hard-swish"
@@ -58,10 +61,12 @@ class FuseHardSwish(Rewrite):
         x, last, swish = found
         if x.dtype != ir.DataType.FLOAT:
             return f"dtype is {x.dtype.name if x.dtype else 'unknown'}, not FLOAT"
+        if not keeps_shape(last, x):
+            return "a product has another shape than x"
         op, y = "HardSwish" if swish else "HardSigmoid", last.outputs[0]
         fused = edit.node(op, [x], f"{last.name}.{op.lower()}", dtype=y.dtype, shape=y.shape)
         if not swish:
-            fused.attributes["alpha"] = ir.AttrFloat32("alpha", 1 / 6)
+            fused.attributes["alpha"] = ir.AttrFloat32("alpha", SIXTH)
             fused.attributes["beta"] = ir.AttrFloat32("beta", 0.5)
         edit.replace(last, fused)
         return None

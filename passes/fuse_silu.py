@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from dlc.passes.base import only_user
 from dlc.passes.edit import Edit
-from dlc.passes.factors import scaled
+from dlc.passes.factors import keeps_shape, scaled
 from dlc.passes.rewrite import Rewrite
 
 MICROSOFT = "com.microsoft"
@@ -28,8 +28,8 @@ MICROSOFT = "com.microsoft"
 class FuseSilu(Rewrite):
     """``x * sigmoid(a * x)``, and Swish, become QuickGelu.
 
-    Not applied in another type than FLOAT, if the sigmoid has another reader or is a graph output, or if it is not
-    multiplied with x. Sites are the Sigmoid and the Swish nodes.
+    Not applied in another type than FLOAT, if the sigmoid has another reader or is a graph output, if it is not
+    multiplied with x, or if a constant gives the product another rank. Sites are the Sigmoid and the Swish nodes.
     """
 
     name: ClassVar[str] = "fuse-silu"
@@ -45,6 +45,8 @@ class FuseSilu(Rewrite):
         x, alpha, last = found
         if x.dtype != ir.DataType.FLOAT:
             return f"dtype is {x.dtype.name if x.dtype else 'unknown'}, not FLOAT"
+        if not keeps_shape(last, x):
+            return "the product has another shape than x"
         y = last.outputs[0]
         fused = edit.node("QuickGelu", [x], f"{last.name}.silu", dtype=y.dtype, shape=y.shape, domain=MICROSOFT)
         fused.attributes["alpha"] = ir.AttrFloat32("alpha", alpha)

@@ -21,6 +21,7 @@ from dlc.passes.fold_input_scale import FoldInputScale
 from dlc.passes.fold_pad import FoldPad
 from dlc.passes.fold_scale_bias import FoldScaleBias
 from dlc.passes.fuse_attention import FuseAttention
+from dlc.passes.fuse_conv_residual import FuseConvResidual
 from dlc.passes.fuse_gelu import FuseGelu
 from dlc.passes.fuse_gemm import FuseGemm
 from dlc.passes.fuse_hard_swish import FuseHardSwish
@@ -44,7 +45,7 @@ def rewrites(target: Target) -> tuple[Rewrite, ...]:
     return (
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
         FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
-        FuseSilu(), FuseHardSwish(),
+        FuseSilu(), FuseHardSwish(), FuseConvResidual(),
         SplitGemm(), MergeProducts(), FuseGemm(),
     )  # fmt: skip
 
