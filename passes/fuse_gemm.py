@@ -3,9 +3,10 @@
     MatMul(x, W) + b  =  Gemm(x, W, b)                                            x: [M, K],  W: [K, N]
     f(MatMul(x, W) + b)  =  Reshape(f(Gemm(Reshape(x, [-1, K]), W, b)), [..., N])   x: [..., K]
 
-Each sum has the terms it had; Gemm may begin with b. At load ONNX Runtime makes a Gemm of rank 2 itself, but none of a
-higher rank; there it reads the product twice more, to add the bias and to apply f, which Gemm does as it writes.
-FLATTENED
+Each sum has the terms it had; Gemm may begin with b. f is Relu, LeakyRelu, Sigmoid or Tanh. At load ONNX Runtime makes
+a Gemm of rank 2 itself, but none of a higher rank; there the bias and f each pass over the product once more. That
+shows where rows are many and columns few: [4, 32, 128] by [128, 10] with or without f 0.90x, with two dynamic sizes
+0.95x; 128 rows by [64, 256] 1.0x, with f 0.98x; by [384, 1536] 1.0x (ONNX Runtime 1.32, AVX512, one thread).
 """
 
 from __future__ import annotations

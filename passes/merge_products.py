@@ -5,7 +5,9 @@
 Queries, keys and values; gate and up of a gated perceptron; the 1x1 convolutions at the head of an Inception block.
 MatMul-13 with Add-14, Gemm-13 and Conv-11 side by side along the output channels; Split-13.  Each sum has the terms it
 had.  One wide product reads x once, and has fewer calls; the Split copies what it computed.
-MEASURED
+Three biased products for 1 / 8 / 128 rows: [64, 64] 0.93x / 0.93x / 0.99x, [384, 384] 0.96x / 0.98x / 1.02x,
+[576, 1536] 0.95x / 1.07x / 0.99x. Gate and up, and convolutions, which leave ONNX Runtime's blocks for the Split:
+0.96x to 1.06x (ONNX Runtime 1.32, AVX512, one thread).
 """
 
 from __future__ import annotations
