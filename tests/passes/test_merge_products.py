@@ -194,7 +194,7 @@ def random_graph(
     kind: str, parts: list[tuple[int, bool]], depth: int, act: str, rng: np.random.Generator
 ) -> tuple[ir.Model, tuple[int, ...]]:
     """Several products of one x, each with some channels, a bias or none, and an activation or none; and x's shape."""
-    op, conv = kind.split(",")[0], kind == "Conv"
+    op, conv = kind.split(",", maxsplit=1)[0], kind == "Conv"
     x = {"MatMul": (3, depth), "Gemm": (depth,), "Conv": (depth, 3, 3)}[op]
     inputs, outputs, lines, weights = [f"float[n, {listed(x)}] x"], [], [], dict[str, Array]()
     for i, (channels, biased) in enumerate(parts):
