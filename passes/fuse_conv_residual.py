@@ -19,6 +19,7 @@ import onnx_ir as ir
 from dlc.passes.base import only_user
 from dlc.passes.edit import Edit
 from dlc.passes.extents import extents
+from dlc.passes.pool_mean import blocked
 from dlc.passes.rewrite import Rewrite
 
 MICROSOFT = "com.microsoft"
@@ -72,8 +73,10 @@ class FuseConvResidual(Rewrite):
         fused.attributes.update(conv.attributes)
         fused.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [d for d in w[2:] if isinstance(d, int)])
         fused.attributes.update({a.name: a for a in _activation(act)})
+        context = [*blocked(conv.inputs[0]), *blocked(residual)] if conv.inputs[0] and residual else []
         edit.require(MICROSOFT)
         edit.replace(last, fused)
+        edit.context(*context)
         return None
 
 

@@ -43,10 +43,11 @@ def rewrites(target: Target) -> tuple[Rewrite, ...]:
     """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it."""
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
     return (
-        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
+        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), SplitGemm(),
+        CancelTransposes(), FuseLayerNorm(), SplitResidual(),
         FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
         FuseSilu(), FuseHardSwish(), FuseConvResidual(),
-        SplitGemm(), MergeProducts(), FuseGemm(),
+        MergeProducts(), FuseGemm(),
     )  # fmt: skip
 
 
