@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from tests.passes.texts import compute, sites
 
 CONVS = [torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d]
 NORMS = [torch.nn.BatchNorm1d, torch.nn.BatchNorm2d, torch.nn.BatchNorm3d]
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 3},
     "without bias": {"kernel_size": 3, "bias": False},
     "grouped": {"kernel_size": 3, "groups": 2},
@@ -27,7 +29,7 @@ KINDS = {
 
 
 class Normed(torch.nn.Module):
-    def __init__(self, rank: int, **options: int) -> None:
+    def __init__(self, rank: int, **options: Any) -> None:
         super().__init__()
         self.conv, self.norm = CONVS[rank - 1](4, 8, **options), NORMS[rank - 1](8)
         torch.nn.init.uniform_(self.norm.weight, 0.5, 2.0)
@@ -43,7 +45,7 @@ class Normed(torch.nn.Module):
 class Scaled(torch.nn.Module):
     """A scale and a shift a channel; without a bias in the convolution, one comes in."""
 
-    def __init__(self, rank: int, **options: int) -> None:
+    def __init__(self, rank: int, **options: Any) -> None:
         super().__init__()
         self.conv = CONVS[rank - 1](4, 8, **options)
         shape = (8, *[1] * rank)
