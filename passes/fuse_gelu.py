@@ -12,17 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import onnx_ir as ir
 
 from dlc.passes.base import only_user, scalar
 from dlc.passes.edit import Edit
+from dlc.passes.factors import ROUNDING, scaled
 from dlc.passes.rewrite import Rewrite
 
 GELU = 20
 """First opset with the operator Gelu."""
-ROUNDING = 2 * float(np.finfo(np.float32).eps)
-"""Exporters write sqrt(2), 1 / sqrt(2) or its inverse, each rounded to FP32: at most two roundings apart."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class FuseGelu(Rewrite):
 
 def _match(erf: ir.Node) -> tuple[ir.Value, ir.Node] | str:
     """Return x and the node that completes the product, or say why there is none."""
-    scale, x = _scaled(erf.inputs[0])
+    scale, x = scaled(erf.inputs[0])
     if x is None or abs(scale * math.sqrt(2) - 1) > ROUNDING:
         return "the argument of erf is not x / sqrt(2)"
     if x.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
@@ -83,22 +81,10 @@ def _product(plus: ir.Node, x: ir.Value) -> ir.Node | str:
         if constant is not None:
             factor = factor * constant if node.op_type == "Mul" else factor / constant if constant else 0.0
         else:
-            scale, base = (1.0, x) if other is x else _scaled(other)
+            scale, base = (1.0, x) if other is x else scaled(other)
             if base is not x or node.op_type == "Div" or times_x:
                 return "1 + erf is not multiplied with x / 2"
             factor, times_x = factor * scale, 1
         value, last = node.outputs[0], node
     assert last is not None
     return last
-
-
-def _scaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
-    """Strip one product with, or division by, a scalar constant."""
-    node = value.producer() if value is not None else None
-    if node is not None and node.domain == "" and node.op_type in ("Mul", "Div"):
-        left, right = scalar(node.inputs[0]), scalar(node.inputs[1])
-        if right:
-            return (right if node.op_type == "Mul" else 1 / right), node.inputs[0]
-        if left is not None and node.op_type == "Mul":
-            return left, node.inputs[1]
-    return 1.0, value

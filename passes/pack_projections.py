@@ -19,7 +19,10 @@ from dlc.types import Array
 
 
 @dataclass(frozen=True, slots=True)
-class _Projection:
+class Projection:
+    """``value = x weight + bias``."""
+
+    value: ir.Value
     x: ir.Value
     weight: Array  # [K, N]
     bias: Array | None  # [N]
@@ -30,34 +33,45 @@ def pack(emit: Edit, values: Sequence[ir.Value | None], before: ir.Node) -> list
 
     Nothing else may read them or the products behind them, and two of them may not be one and the same.
     """
-    found = [_projection(v) for v in values]
+    found = [None if v is None or only_user(v) is None else projection(v) for v in values]
     parts = [p for p in found if p is not None]
     if len(parts) != len(values) or len(set(values)) != len(values) or len({p.x for p in parts}) != 1:
         return None
-    biases = [p.bias for p in parts if p.bias is not None]
-    if len(biases) not in (0, len(parts)):
+    if len([p for p in parts if p.bias is not None]) not in (0, len(parts)):
         return None
-    x, sizes = parts[0].x, [p.weight.shape[1] for p in parts]
-    name = _common_name(values)
-    lead = list(x.shape)[:-1] if x.shape is not None else None
-    wide = None if lead is None else ir.Shape([*lead, sum(sizes)])
-    weight = emit.constant(f"{name}.weight", np.concatenate([p.weight for p in parts], axis=1))
+    nodes = product(emit, parts)
+    split = apart(emit, nodes[-1].outputs[0], [p.value for p in parts], [p.weight.shape[1] for p in parts], axis=-1)
+    emit.insert_before(before, [*nodes, split])
+    return list(split.outputs)
+
+
+def product(emit: Edit, parts: Sequence[Projection]) -> list[ir.Node]:
+    """Make the nodes that compute projections of one x side by side; they have no bias unless all have one."""
+    x, name = parts[0].x, common_name([p.value for p in parts])
+    biases = [p.bias for p in parts if p.bias is not None]
+    matrix = np.concatenate([p.weight for p in parts], axis=1)
+    wide = None if x.shape is None else ir.Shape([*list(x.shape)[:-1], matrix.shape[1]])
+    weight = emit.constant(f"{name}.weight", matrix)
     nodes = [emit.node("MatMul", [x, weight], f"{name}.product", dtype=x.dtype, shape=wide)]
     if biases:
         bias = emit.constant(f"{name}.bias", np.concatenate(biases))
         nodes.append(emit.node("Add", [nodes[-1].outputs[0], bias], name, dtype=x.dtype, shape=wide))
-    outputs = [ir.Value(name=emit.fresh(f"{name}.{i}"), type=v.type, shape=v.shape) for i, v in enumerate(values) if v]
-    split = ir.Node(
-        "", "Split", [nodes[-1].outputs[0], emit.constant(f"{name}.sizes", np.array(sizes, np.int64))],
-        [ir.AttrInt64("axis", -1)], outputs=outputs, name=emit.fresh(f"{name}.split"),
+    return nodes
+
+
+def apart(emit: Edit, together: ir.Value, values: Sequence[ir.Value], sizes: Sequence[int], *, axis: int) -> ir.Node:
+    """Make a Split into parts like some values; it is not yet in the graph."""
+    name = common_name(values)
+    outputs = [ir.Value(name=emit.fresh(f"{name}.{i}"), type=v.type, shape=v.shape) for i, v in enumerate(values)]
+    return ir.Node(
+        "", "Split", [together, emit.constant(f"{name}.sizes", np.array(sizes, np.int64))],
+        [ir.AttrInt64("axis", axis)], outputs=outputs, name=emit.fresh(f"{name}.split"),
     )  # fmt: skip
-    emit.insert_before(before, [*nodes, split])
-    return outputs
 
 
-def _projection(value: ir.Value | None) -> _Projection | None:
-    """``x W + b`` or ``x W``, read by one node only."""
-    if value is None or only_user(value) is None or (node := value.producer()) is None or node.domain != "":
+def projection(value: ir.Value) -> Projection | None:
+    """Read a value as ``x W + b`` or ``x W``; the product with a bias has no other reader."""
+    if (node := value.producer()) is None or node.domain != "":
         return None
     bias = None
     if node.op_type == "Add":
@@ -72,8 +86,9 @@ def _projection(value: ir.Value | None) -> _Projection | None:
         return None
     if bias is not None and bias.shape != (weight.shape[1],):
         return None
-    return _Projection(x, weight, bias)
+    return Projection(value, x, weight, bias)
 
 
-def _common_name(values: Sequence[ir.Value | None]) -> str:
-    return "+".join(str(v.name) for v in values if v is not None)
+def common_name(values: Sequence[ir.Value]) -> str:
+    """Name what several values are computed by."""
+    return "+".join(str(v.name) for v in values)

@@ -21,13 +21,19 @@ from dlc.passes.fold_input_scale import FoldInputScale
 from dlc.passes.fold_pad import FoldPad
 from dlc.passes.fold_scale_bias import FoldScaleBias
 from dlc.passes.fuse_attention import FuseAttention
+from dlc.passes.fuse_conv_residual import FuseConvResidual
 from dlc.passes.fuse_gelu import FuseGelu
+from dlc.passes.fuse_gemm import FuseGemm
 from dlc.passes.fuse_group_norm import FuseGroupNorm
+from dlc.passes.fuse_hard_swish import FuseHardSwish
 from dlc.passes.fuse_instance_norm import FuseInstanceNorm
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.fuse_rms_norm import FuseRmsNorm
+from dlc.passes.fuse_silu import FuseSilu
+from dlc.passes.merge_products import MergeProducts
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
+from dlc.passes.split_gemm import SplitGemm
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.untile_batch_norm import UntileBatchNorm
@@ -52,10 +58,12 @@ def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]
 def _ours(target: Target) -> tuple[Rewrite, ...]:
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
     return (
-        UntileBatchNorm(), FuseInstanceNorm(), FuseGroupNorm(),
-        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
+        UntileBatchNorm(), FuseInstanceNorm(), FuseGroupNorm(), FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(),
+        SplitGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
         FuseRmsNorm(max_opset=min(target.opset, FuseRmsNorm.max_opset)),
         FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
+        FuseSilu(), FuseHardSwish(), FuseConvResidual(),
+        MergeProducts(), FuseGemm(),
     )  # fmt: skip
 
 
