@@ -22,7 +22,9 @@ from dlc.passes.fold_pad import FoldPad
 from dlc.passes.fold_scale_bias import FoldScaleBias
 from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu
+from dlc.passes.fuse_group_query_attention import FuseGroupQueryAttention
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
+from dlc.passes.fuse_rotary import FuseRotary
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.split_residual import SplitResidual
@@ -36,9 +38,11 @@ from dlc.target import Target
 def rewrites(target: Target) -> tuple[Rewrite, ...]:
     """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it."""
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
+    rotary = FuseRotary(max_opset=min(target.opset, FuseRotary.max_opset))
+    grouped = FuseGroupQueryAttention(max_opset=min(target.opset, FuseGroupQueryAttention.max_opset))
     return (
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
-        FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
+        FuseGelu(), UnrollGrid(), rotary, attention, grouped, FoldScaleBias(), FoldInputScale(),
     )  # fmt: skip
 
 
