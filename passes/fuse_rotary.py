@@ -22,13 +22,15 @@ import onnx_ir as ir
 from dlc.interface import Extent
 from dlc.passes.edit import Edit
 from dlc.passes.extents import extents
-from dlc.passes.match_rotary import SPLIT, Rotary, find, turns, unsplit
+from dlc.passes.match_rotary import SPLIT, Rotary, find, turns
 from dlc.passes.raise_opset import raise_opset
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.weighted import label
 
 ROTARY = 23
 """First opset with the operator RotaryEmbedding."""
+SQUEEZE = 13
+"""First opset in which Squeeze reads its axes from an input."""
 MICROSOFT = "com.microsoft"
 
 
@@ -61,15 +63,15 @@ class FuseRotary(Rewrite):
 
     def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
         """Write the operator in place of one sum."""
+        opset = edit.model.graph.opset_imports.get("", 1)
+        if opset < SQUEEZE:
+            return f"below opset {SQUEEZE} operators name axes in other ways"
         if isinstance(found := find(node), str):
             return found
-        native = self.max_opset >= ROTARY and edit.model.graph.opset_imports.get("", 1) >= ROTARY
+        native = min(self.max_opset, opset) >= ROTARY
         if not native and not (_is_shared(found.cos) and _is_shared(found.sin)):
             return "the angles may differ within the batch, which only the standard operator reads"
-        before = unsplit(found.x, heads_first=found.heads_first) if _readers(found.x) <= READERS else None
-        if before is None and not found.heads_first:
-            return "the heads come after the positions, which the operator does not read"
-        x = found.x if before is None else before[0]
+        before, x = found.before, found.x if found.before is None else found.before[0]
         make = _Tables(edit, found, x, node, native)
         inputs = [x, make.table(found.cos), make.table(found.sin)]
         if not native:
@@ -83,14 +85,6 @@ class FuseRotary(Rewrite):
         )  # fmt: skip
         edit.replace(node, [turned] if before is None else [turned, *_split(edit, found, turned, before[1])])
         return None
-
-
-READERS = {"Mul", "Shape", "Slice", "Split"}
-"""What may read x for the operator to stand before the split: the embedding itself, and what reads no number."""
-
-
-def _readers(x: ir.Value) -> set[str]:
-    return {u.node.op_type for u in x.uses()} | ({"graph output"} if x.is_graph_output() else set())
 
 
 def _is_shared(table: ir.Value) -> bool:
@@ -117,7 +111,8 @@ class _Tables:
 
     def _made(self, rows: ir.Value, batch: Extent) -> ir.Value:
         lead = 4 - len(extents(rows) or ())  # axes that broadcasting puts before those of the table
-        dropped = [1 if self.found.heads_first else 2] if self.native else [0, 1 if self.found.heads_first else 2]
+        heads = 1 if self.found.heads_first else 2
+        dropped = [heads] if self.native else [0, heads]
         made = self._squeezed(self._firsts(rows), [axis - lead for axis in dropped if axis >= lead])
         return made if not self.native or (extents(made) or ())[:-2] == (batch,) else self._expanded(made)
 
@@ -135,16 +130,19 @@ class _Tables:
 
     def _expanded(self, rows: ir.Value) -> ir.Value:
         """[S, D/2] or [1, S, D/2] to [B, S, D/2]."""
-        edit, batch = self.edit, list(self.x.shape or ())[:1]
-        one, name = self._sizes("one", [1]), rows.name
-        size = edit.node("Shape", [self.x], f"{name}.batch", dtype=ir.DataType.INT64, shape=[1],
-                         attributes={"start": 0, "end": 1})  # fmt: skip
-        target = edit.node("Concat", [size.outputs[0], one, one], f"{name}.shape", dtype=ir.DataType.INT64, shape=[3],
-                           attributes={"axis": 0})  # fmt: skip
+        shape = [*list(self.x.shape or ())[:1], *list(rows.shape or ())[-2:]]
+        target = self.edit.once(("batch", str(shape[0])), self._batch)
+        return self._insert("Expand", [rows, target], f"{rows.name}.batched", shape)
+
+    def _batch(self) -> ir.Value:
+        """[B, 1, 1]."""
+        edit, one, kind = self.edit, self._sizes("one", [1]), ir.DataType.INT64
+        ends = {"start": 0, "end": 1}
+        size = edit.node("Shape", [self.x], "rotary.batch", dtype=kind, shape=[1], attributes=ends)
+        inputs = [size.outputs[0], one, one]
+        target = edit.node("Concat", inputs, "rotary.shape", dtype=kind, shape=[3], attributes={"axis": 0})
         edit.insert_before(self.before, [size, target])
-        return self._insert(
-            "Expand", [rows, target.outputs[0]], f"{name}.batched", [*batch, *list(rows.shape or ())[-2:]]
-        )
+        return target.outputs[0]
 
     def _insert(self, op: str, inputs: list[ir.Value], name: str, shape: Sequence[int | ir.SymbolicDim]) -> ir.Value:
         node = self.edit.node(op, inputs, name, dtype=self.x.dtype, shape=ir.Shape(shape))

@@ -26,7 +26,8 @@ SPLIT = (0, 2, 1, 3)
 class Rotary:
     """``x * cos + turn(x) * sin``; ``pairs``: neighbours are turned, not halves.
 
-    ``heads_first``: x is [B, H, S, D], else [B, S, H, D].
+    ``heads_first``: x is [B, H, S, D], else [B, S, H, D]. ``before``: what x was split from, and the Reshape that did
+    it, if nothing else reads the heads.
     """
 
     x: ir.Value
@@ -36,6 +37,7 @@ class Rotary:
     heads_first: bool
     heads: int
     size: int  # D
+    before: tuple[ir.Value, ir.Node] | None
 
 
 def turns(add: ir.Node) -> bool:
@@ -43,7 +45,7 @@ def turns(add: ir.Node) -> bool:
     return add.op_type == "Add" and add.domain == "" and _terms(add) is not None
 
 
-def find(add: ir.Node) -> Rotary | str:
+def find(add: ir.Node) -> Rotary | str:  # noqa: PLR0911 - one return a guard
     """Find the rotary embedding whose last node is a sum, or say why there is none."""
     terms = _terms(add)
     if terms is None:
@@ -66,7 +68,18 @@ def find(add: ir.Node) -> Rotary | str:
     heads, size = shape[1 if heads_first else 2], shape[3]
     if not isinstance(heads, int) or not isinstance(size, int):
         return "the number of heads is dynamic"
-    return Rotary(x, cos, sin, pairs, heads_first, heads, size)
+    before = unsplit(x, heads_first=heads_first) if _readers(x) <= READERS else None
+    if before is None and not heads_first:
+        return "the heads come after the positions, which the operator does not read"
+    return Rotary(x, cos, sin, pairs, heads_first, heads, size, before)
+
+
+READERS = {"Mul", "Shape", "Slice", "Split"}
+"""What may read x for the operator to stand before the split: the embedding itself, and what reads no number."""
+
+
+def _readers(x: ir.Value) -> set[str]:
+    return {u.node.op_type for u in x.uses()} | ({"graph output"} if x.is_graph_output() else set())
 
 
 def unsplit(x: ir.Value, *, heads_first: bool = True) -> tuple[ir.Value, ir.Node] | None:
@@ -142,13 +155,20 @@ def _keeps_last(node: ir.Node, shape: Extents) -> bool:
 
 
 def _interleaved(reshape: ir.Node, shape: Extents) -> bool:
-    """Whether [.., D/2, 1], expanded to [.., D/2, 2], becomes [.., D]."""
-    expand = _made_by(reshape.inputs[0], "Expand") or _made_by(reshape.inputs[0], "Tile")
-    wide = extents(expand.outputs[0]) if expand is not None else None
-    narrow = extents(expand.inputs[0]) if expand is not None else None
-    if wide is None or narrow is None or len(wide) < 2 or wide[-1] != 2 or narrow[-1] != 1:
+    """Whether [.., D/2, 1], expanded to [.., D/2, 2] or joined with itself, becomes [.., D]."""
+    node = reshape.inputs[0].producer() if reshape.inputs[0] is not None else None
+    if node is None or node.domain != "" or node.op_type not in ("Concat", "Expand", "Tile"):
         return False
-    return isinstance(wide[-2], int) and narrow[-2] == wide[-2] and 2 * wide[-2] == shape[-1]
+    if node.op_type == "Concat" and (len(node.inputs) != 2 or node.inputs[0] is not node.inputs[1]):
+        return False
+    narrow, wide = extents(node.inputs[0]), extents(node.outputs[0])
+    if narrow is None or wide is None or len(narrow) != len(wide) or len(wide) < 2:
+        return False
+    return (narrow[-1], wide[-1]) == (1, 2) and narrow[-2] == wide[-2] and _doubled(wide[-2], shape[-1])
+
+
+def _doubled(half: Extent, whole: Extent) -> bool:
+    return isinstance(half, int) and 2 * half == whole
 
 
 def _terms(add: ir.Node) -> tuple[ir.Value, bool, ir.Value, ir.Value | None] | None:
@@ -184,7 +204,7 @@ def _turned(value: ir.Value | None) -> tuple[ir.Value, bool] | None:
     d, rank = shape[-1], len(shape) + pairs
     assert isinstance(d, int)
     wanted = (range(0, d, 2), range(1, d, 2)) if pairs else (range(d // 2), range(d // 2, d))
-    if d % 2 or (first[1], second[1]) != wanted or not _is_last(joined.attributes.get_int("axis", 0), rank):
+    if not d or d % 2 or (first[1], second[1]) != wanted or not _is_last(joined.attributes.get_int("axis", 0), rank):
         return None
     return (x, pairs) if not pairs or y == shape else None
 
