@@ -183,7 +183,7 @@ GUARDS = [
     ("the number of heads is dynamic", HEADS_GIVEN.replace("[b, 3, s, 4]", "[b, h, s, 4]")),
     (ROWS, HALVES.replace("[s, 2] angles", "[1, 2] angles")),
     (ROWS, BY_BATCH.replace("[b, s, 2] angles", "[c, s, 2] angles")),
-    (ROWS, HALVES.replace("cos = Unsqueeze(cosine, one)", "cos = Unsqueeze(cosine, two)") 
+    (ROWS, HALVES.replace("cos = Unsqueeze(cosine, one)", "cos = Unsqueeze(cosine, two)")
      .replace("[s, 2] angles", "[3, 2] angles").replace("[b, s, 12] x", "[b, 3, 12] x")
      .replace("3, s, 4]", "3, 3, 4]")),
     (COSINES, OTHERS.replace("(angles, angles)", "(angles, others)")),
