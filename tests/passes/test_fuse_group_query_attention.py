@@ -21,7 +21,8 @@ from tests.passes.decoders import EXPORTERS, WIDTH, Decoder, Form
 from tests.passes.texts import compute, expected, graph, serialized, sites, text
 
 SIZES = """int64[4] queries = {0, 0, 4, 3}, int64[4] keys = {0, 0, 2, 3}, int64[1] two = {2},
-    int64[3] merge = {0, 0, 12}, int64[5] wide = {1, 1, 2, 1, 1}, int64[4] flat = {0, 4, -1, 3}, float scale = {0.75}, float zero = {0},
+    int64[3] merge = {0, 0, 12}, int64[5] wide = {1, 1, 2, 1, 1}, int64[4] flat = {0, 4, -1, 3},
+    float scale = {0.75}, float zero = {0},
     float low = {-3.4028234663852886e+38}"""
 BODY = f"""g (float[b, s, 12] q, float[b, t, 6] k, float[b, t, 6] v, bool[b, 1, s, t] seen) => (float[b, s, 12] y)
     <{SIZES}> {{
