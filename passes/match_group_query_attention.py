@@ -27,7 +27,7 @@ class Match:
     q: ir.Value  # [B, H, S, D]
     k: ir.Value  # [B, G, T, D]
     v: ir.Value  # [B, G, T, E]
-    flat: tuple[ir.Value, ir.Value, ir.Value] | None
+    flat: tuple[ir.Value, ...] | None
     heads: int
     kv_heads: int
     scale: float

@@ -87,7 +87,8 @@ def unsplit(x: ir.Value, *, heads_first: bool = True) -> tuple[ir.Value, ir.Node
 
     x: [B, H, S, D], or [B, S, H, D] if not ``heads_first``.
     """
-    split, value = extents(x), x
+    split = extents(x)
+    value: ir.Value | None = x
     if split is None or len(split) != 4 or None in split:
         return None
     if heads_first:
