@@ -121,7 +121,17 @@ def test_golden_on_four_axes() -> None:
 REPEATED = "heads of keys and values are not repeated"
 READ = "the probabilities have another reader"
 MASKED = "the mask does not have a row for each query and a column for each key"
+HEADS = "queries, keys and values differ in their heads"
 GUARDS = [
+    (HEADS, BODY.replace("[b, t, 6] k", "[c, t, 6] k")),
+    (HEADS, BODY.replace("[b, t, 6] v", "[c, t, 6] v")),
+    (HEADS, HEADS_GIVEN.replace("[b, 4, s, 3] qt", "[b, 1, s, 3] qt")),
+    (REPEATED, BODY.replace("[b, t, 6] v", "[b, t, 3] v").replace("Reshape(v, keys)", "Reshape(v, one)")
+     .replace("Expand(vu, wide)", "Expand(vu, wider)")
+     .replace("float zero", "int64[4] one = {0, 0, 1, 3}, int64[5] wider = {1, 1, 4, 1, 1}, float zero")),
+    (REPEATED, BODY.replace("[b, t, 6]", "[b, t, 12]").replace(", keys)", ", queries)").replace("2, 1, 1}", "1, 1, 1}")),
+    (REPEATED, BODY.replace("[b, ", "[5, ").replace("[5, t, 6] k", "[1, t, 6] k").replace("(ku, wide)", "(ku, copied)")
+     .replace("float zero", "int64[5] copied = {5, 1, 2, 1, 1}, float zero")),
     (READ, BODY.replace("12] y)", "12] y, float[b, 4, s, t] r)").replace("o4 =", "r = Neg(p)\n o4 =")),
     ("the scores are no product of two matrices, plus a mask", BODY.replace("Add(scaled", "Sub(scaled")),
     (REPEATED, BODY.replace("vr = Reshape(ve, flat)", "vq = Reshape(ve, flat)\n vr = Neg(vq)")),
@@ -134,7 +144,7 @@ GUARDS = [
      .replace("float zero", "int64[1] one = {1}, int64[5] first = {1, 2, 1, 1, 1}, float zero")),
     ("the scale is not positive, which no attention operator takes", BODY.replace("{0.75}", "{-0.75}")),
     ("dtype is DOUBLE, not FLOAT", BODY.replace("float", "double")),
-    ("queries, keys and values differ in their heads", HEADS_GIVEN.replace("[b, 4, s, 3] qt", "[c, 4, s, 3] qt")),
+    (HEADS, HEADS_GIVEN.replace("[b, 4, s, 3] qt", "[c, 4, s, 3] qt")),
     ("sizes are unknown", HEADS_GIVEN.replace("[b, 4, s, 3] qt", "[b, 4, ?, 3] qt")),
     ("number or size of the heads is dynamic", HEADS_GIVEN.replace("[b, 4, s, 3] qt", "[b, h, s, 3] qt")),
     (MASKED, BODY.replace("bool[b, 1, s, t] seen", "bool[b, 1, 1, t] seen")),
