@@ -129,7 +129,8 @@ GUARDS = [
     (REPEATED, BODY.replace("[b, t, 6] v", "[b, t, 3] v").replace("Reshape(v, keys)", "Reshape(v, one)")
      .replace("Expand(vu, wide)", "Expand(vu, wider)")
      .replace("float zero", "int64[4] one = {0, 0, 1, 3}, int64[5] wider = {1, 1, 4, 1, 1}, float zero")),
-    (REPEATED, BODY.replace("[b, t, 6]", "[b, t, 12]").replace(", keys)", ", queries)").replace("2, 1, 1}", "1, 1, 1}")),
+    (REPEATED, BODY.replace("[b, t, 6]", "[b, t, 12]").replace(", keys)", ", queries)")
+     .replace("2, 1, 1}", "1, 1, 1}")),
     (REPEATED, BODY.replace("[b, ", "[5, ").replace("[5, t, 6] k", "[1, t, 6] k").replace("(ku, wide)", "(ku, copied)")
      .replace("float zero", "int64[5] copied = {5, 1, 2, 1, 1}, float zero")),
     (READ, BODY.replace("12] y)", "12] y, float[b, 4, s, t] r)").replace("o4 =", "r = Neg(p)\n o4 =")),
