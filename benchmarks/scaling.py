@@ -18,7 +18,8 @@ from dlc.cost_table import CostTable
 from dlc.costs import Costs
 from dlc.interface import Interface
 from dlc.passes.base import clone
-from dlc.stages.rewriting import rewrite, rewrites
+from dlc.stages.defaults import rewrites
+from dlc.stages.rewriting import rewrite
 from dlc.target import detect
 
 

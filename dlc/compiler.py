@@ -21,10 +21,11 @@ from dlc.passes.base import clone
 from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
 from dlc.report.write import write_reports
+from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
 from dlc.stages.expectations import hits
 from dlc.stages.record import check_data, to_manifest
-from dlc.stages.rewriting import rewrite, rewrites
+from dlc.stages.rewriting import rewrite
 from dlc.stages.shipping import add_golden, add_plan, ship
 from dlc.stages.trust import evaluator
 from dlc.stages.variants import Build, build

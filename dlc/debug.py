@@ -23,7 +23,7 @@ from dlc.progress import Progress
 from dlc.recipe import Dataset, Dim, Recipe, suggest
 from dlc.sources.recipe_files import FACTORY
 from dlc.sources.user_code import look_up
-from dlc.stages.rewriting import rewrites
+from dlc.stages.defaults import rewrites
 from dlc.target import Target
 
 BATCHES = 1

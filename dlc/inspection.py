@@ -22,8 +22,8 @@ from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.concrete_shapes import infer_shapes
 from dlc.recipe import Recipe, suggest
 from dlc.sources import onnx_files
+from dlc.stages.defaults import rewrites
 from dlc.stages.rewriting import rewrite as rewrite_measured
-from dlc.stages.rewriting import rewrites
 from dlc.target import detect
 from dlc.types import Bytes
 from dlc.versions import TABLE

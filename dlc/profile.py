@@ -15,8 +15,9 @@ from dlc.interface import Interface
 from dlc.passes.rewrite import Rewrite
 from dlc.progress import Progress
 from dlc.sources.artifacts import recipe_of
+from dlc.stages.defaults import rewrites
 from dlc.stages.loading import session_for
-from dlc.stages.rewriting import rewrite, rewrites
+from dlc.stages.rewriting import rewrite
 from dlc.target import Target
 
 

@@ -186,6 +186,19 @@ def _cut(size: Extent, start: Extent, end: Extent) -> Extent:
     return f"Min({size}, {end})" if isinstance(size, int) and size > 1 and isinstance(end, str) else None
 
 
+def _tile(node: ir.Node) -> Extents | None:
+    """Multiply by numbers; a name stays a name where it is taken once, or of 1."""
+    x, times = extents(node.inputs[0]), contents(node.inputs[1])
+    if x is None or times is None or len(x) != len(times):
+        return None
+    both = zip(x, times, strict=True)
+    return tuple(a * b if isinstance(a, int) and isinstance(b, int) else _one_of(a, b) for a, b in both)
+
+
+def _one_of(a: Extent, b: Extent) -> Extent:
+    return a if b == 1 else b if a == 1 else None
+
+
 def _range(node: ir.Node) -> Extents | None:
     start, limit, step = (contents(v) for v in node.inputs)
     return limit if start == (0,) and step == (1,) and limit is not None and len(limit) == 1 else None
@@ -201,6 +214,7 @@ RULES: dict[str, Callable[[ir.Node], Extents | None]] = {
     "Range": _range,
     "Reshape": _reshape,
     "Slice": _slice,
+    "Tile": _tile,
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }

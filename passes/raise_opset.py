@@ -14,17 +14,24 @@ IR_VERSION = 11
 """First IR version of opset 23."""
 
 
-def raise_opset(model: ir.Model, opset: int) -> bool:
-    """Bring a model to at least ``opset`` in place; False, with nothing changed, if that needs a conversion."""
+def raisable(model: ir.Model, opset: int) -> bool:
+    """Whether a model is at least at ``opset``, or can be brought there without a conversion."""
     found = model.opset_imports.get("", 1)
     if found >= opset:
         return True
-    nodes = list(all_nodes(model.graph))
-    if found < OLDEST or opset > NEWEST or model.functions or any(n.op_type in REDEFINED for n in nodes):
+    if found < OLDEST or opset > NEWEST or model.functions:
         return False
-    model.opset_imports[""] = opset
-    model.ir_version = max(model.ir_version, IR_VERSION)
-    for node in nodes:
-        if node.domain == "":
-            node.version = None
+    return not any(node.op_type in REDEFINED for node in all_nodes(model.graph))
+
+
+def raise_opset(model: ir.Model, opset: int) -> bool:
+    """Bring a model to at least ``opset`` in place; False, with nothing changed, if that needs a conversion."""
+    if not raisable(model, opset):
+        return False
+    if model.opset_imports.get("", 1) < opset:
+        model.opset_imports[""] = opset
+        model.ir_version = max(model.ir_version, IR_VERSION)
+        for node in all_nodes(model.graph):
+            if node.domain == "":
+                node.version = None
     return True

@@ -13,59 +13,12 @@ from dlc import manifest, pipeline
 from dlc.costs import Costs, decide
 from dlc.errors import DlcError, ModelError, NotHere, PassError, RuleError
 from dlc.passes.base import Site, all_nodes, clone
-from dlc.passes.cancel_transposes import CancelTransposes
 from dlc.passes.canonicalize import Canonicalize
-from dlc.passes.convolve_gemm import ConvolveGemm
-from dlc.passes.fold_batch_norm import FoldBatchNorm
-from dlc.passes.fold_input_scale import FoldInputScale
-from dlc.passes.fold_pad import FoldPad
-from dlc.passes.fold_scale_bias import FoldScaleBias
-from dlc.passes.fuse_attention import FuseAttention
-from dlc.passes.fuse_conv_residual import FuseConvResidual
-from dlc.passes.fuse_gelu import FuseGelu
-from dlc.passes.fuse_gemm import FuseGemm
-from dlc.passes.fuse_group_norm import FuseGroupNorm
-from dlc.passes.fuse_hard_swish import FuseHardSwish
-from dlc.passes.fuse_instance_norm import FuseInstanceNorm
-from dlc.passes.fuse_layer_norm import FuseLayerNorm
-from dlc.passes.fuse_rms_norm import FuseRmsNorm
-from dlc.passes.fuse_silu import FuseSilu
-from dlc.passes.merge_products import MergeProducts
-from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
-from dlc.passes.split_gemm import SplitGemm
-from dlc.passes.split_residual import SplitResidual
-from dlc.passes.unroll_grid import UnrollGrid
-from dlc.passes.untile_batch_norm import UntileBatchNorm
 from dlc.passes.weighted import label
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.stages.choosing import Chosen, choose
 from dlc.stages.trust import apply, fault, left_out
-from dlc.target import Target
-
-
-def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]:
-    """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it.
-
-    ``own``: a recipe's. They come first, so that they see the graph as it was exported; one of ours with other options
-    stands where it does by default.
-    """
-    given = {each.name: each for each in own}
-    ours = [given.pop(each.name, each) for each in _ours(target)]
-    return (*given.values(), *ours)
-
-
-def _ours(target: Target) -> tuple[Rewrite, ...]:
-    attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
-    return (
-        UntileBatchNorm(), FuseInstanceNorm(), FuseGroupNorm(), FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(),
-        SplitGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
-        FuseRmsNorm(max_opset=min(target.opset, FuseRmsNorm.max_opset)),
-        FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
-        FuseSilu(), FuseHardSwish(), FuseConvResidual(),
-        MergeProducts(), FuseGemm(),
-    )  # fmt: skip
-
 
 HOLDS = 0.03
 """How far the whole may fall short of what its places predict before each rewrite is timed on the whole."""

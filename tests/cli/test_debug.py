@@ -183,7 +183,7 @@ def test_a_compile_that_ends_says_so_too(cli: Cli, chain: Path, monkeypatch: pyt
 
 
 def test_help_lists_every_rewrite(cli: Cli) -> None:
-    from dlc.stages.rewriting import rewrites
+    from dlc.stages.defaults import rewrites
     from dlc.target import detect
 
     for verb in (("debug", "bisect"), ("inspect",)):

@@ -9,8 +9,9 @@ from dlc.export import export
 from dlc.lookup import load
 from dlc.models import ZOO
 from dlc.passes.canonicalize import Canonicalize
+from dlc.stages.defaults import rewrites
 from dlc.stages.expectations import hits
-from dlc.stages.rewriting import Rewritten, rewrites
+from dlc.stages.rewriting import Rewritten
 from dlc.target import detect
 from tests.passes.test_rewrite import NAMES
 

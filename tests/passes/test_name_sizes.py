@@ -20,6 +20,8 @@ CASES = {
     "q = Shape<start = 0, end = 1>(x)\n r = Concat<axis = 0>(q, last, three)\n z = Reshape(x, r)": None,
     "z = Concat<axis = 2>(x, x)": ("n", "s", 12),
     "z = Slice(x, first, end, first)": None,
+    "z = Tile(x, times)": ("n", "s", 18),
+    "q = Concat<axis = 0>(three, last_times)\n z = Tile(x, q)": (None, "s", 6),
 }
 
 
@@ -28,7 +30,7 @@ def test_sizes(body: str) -> None:
     model = graph(f"""g (float[n, s, 6] x) => (float[a] y)
         <float[6, 4] w = {{{", ".join("1" * 24)}}}, float[6] row = {{1, 1, 1, 1, 1, 1}}, int64[1] last = {{-1}},
          int64 zero = {{0}}, int64[1] first = {{0}}, int64[1] end = {{5}}, int64[4] split = {{0, 0, 2, -1}},
-         int64[1] three = {{3}}> {{
+         int64[1] three = {{3}}, int64[3] times = {{1, 1, 3}}, int64[2] last_times = {{1, 1}}> {{
         {body}
         y = Reshape(z, last)
     }}""")

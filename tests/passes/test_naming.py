@@ -6,7 +6,7 @@ import pytest
 
 from dlc.errors import RecipeError
 from dlc.passes.naming import matching, resolve
-from dlc.stages.rewriting import rewrites
+from dlc.stages.defaults import rewrites
 from dlc.target import detect
 
 

@@ -11,7 +11,7 @@ from dlc.models import ZOO
 from dlc.passes.base import clone
 from dlc.passes.canonicalize import Canonicalize
 from dlc.pipeline import digest
-from dlc.stages.rewriting import rewrites
+from dlc.stages.defaults import rewrites
 from dlc.target import detect
 
 NAMES = [pytest.param(n, marks=() if n.startswith("digits") else pytest.mark.zoo) for n in ZOO]

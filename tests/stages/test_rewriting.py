@@ -18,7 +18,8 @@ from dlc.passes.edit import Edit
 from dlc.passes.rewrite import Rewrite
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
-from dlc.stages.rewriting import Rewritten, rewrite, rewrites
+from dlc.stages.defaults import rewrites
+from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import detect
 from dlc.types import Outputs
 from tests.cli.conftest import FEATURES, classifier

@@ -19,7 +19,8 @@ from dlc.passes.user_rewrite import adopt
 from dlc.pipeline import digest
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.choosing import Chosen
-from dlc.stages.rewriting import Rewritten, rewrite, rewrites
+from dlc.stages.defaults import rewrites
+from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.stages.trust import evaluator, fault
 from dlc.target import detect
 from tests.cli.conftest import FEATURES

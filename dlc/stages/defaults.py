@@ -1,0 +1,57 @@
+"""The rewrites of the FP32 graph, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dlc.passes.cancel_transposes import CancelTransposes
+from dlc.passes.convolve_gemm import ConvolveGemm
+from dlc.passes.fold_batch_norm import FoldBatchNorm
+from dlc.passes.fold_input_scale import FoldInputScale
+from dlc.passes.fold_pad import FoldPad
+from dlc.passes.fold_scale_bias import FoldScaleBias
+from dlc.passes.fuse_attention import FuseAttention
+from dlc.passes.fuse_conv_residual import FuseConvResidual
+from dlc.passes.fuse_gelu import FuseGelu
+from dlc.passes.fuse_gemm import FuseGemm
+from dlc.passes.fuse_group_norm import FuseGroupNorm
+from dlc.passes.fuse_group_query_attention import FuseGroupQueryAttention
+from dlc.passes.fuse_hard_swish import FuseHardSwish
+from dlc.passes.fuse_instance_norm import FuseInstanceNorm
+from dlc.passes.fuse_layer_norm import FuseLayerNorm
+from dlc.passes.fuse_rms_norm import FuseRmsNorm
+from dlc.passes.fuse_rotary import FuseRotary
+from dlc.passes.fuse_silu import FuseSilu
+from dlc.passes.merge_products import MergeProducts
+from dlc.passes.pool_mean import PoolMean
+from dlc.passes.rewrite import Rewrite
+from dlc.passes.split_gemm import SplitGemm
+from dlc.passes.split_residual import SplitResidual
+from dlc.passes.unroll_grid import UnrollGrid
+from dlc.passes.untile_batch_norm import UntileBatchNorm
+from dlc.target import Target
+
+
+def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]:
+    """Return our rewrites and a recipe's ``own``.
+
+    The recipe's come first, so that they see the graph as it was exported; one of ours with other options stands where
+    it does by default.
+    """
+    given = {each.name: each for each in own}
+    ours = [given.pop(each.name, each) for each in _ours(target.opset)]
+    return (*given.values(), *ours)
+
+
+def _ours(opset: int) -> tuple[Rewrite, ...]:
+    """Those that fold a factor come after those that look for it, those that change a product's form last."""
+    return (
+        UntileBatchNorm(), FuseInstanceNorm(), FuseGroupNorm(),
+        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), SplitGemm(), CancelTransposes(),
+        FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
+        FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
+        FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
+        FuseAttention(max_opset=min(opset, FuseAttention.max_opset)),
+        FuseGroupQueryAttention(max_opset=min(opset, FuseGroupQueryAttention.max_opset)),
+        FoldScaleBias(), FoldInputScale(), FuseConvResidual(), MergeProducts(), FuseGemm(),
+    )  # fmt: skip
