@@ -1,4 +1,4 @@
-"""The FP32 graph, rewritten where the target is measured to be faster for it."""
+"""A graph, FP32 or quantized, rewritten where the target is measured to be faster for it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,13 @@ from dlc.passes.fold_pad import FoldPad
 from dlc.passes.fold_scale_bias import FoldScaleBias
 from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu
+from dlc.passes.fuse_integer_matmul import FuseIntegerMatMul
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
+from dlc.passes.move_qdq import MoveQdq
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
+from dlc.passes.share_dynamic_quantize import ShareDynamicQuantize
+from dlc.passes.split_integer_matmul import SplitIntegerMatMul
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.weighted import label
@@ -34,12 +38,21 @@ from dlc.target import Target
 
 
 def rewrites(target: Target) -> tuple[Rewrite, ...]:
-    """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it."""
+    """Rewrites of the graph as it came, in order: those that fold a factor come after those that look for it.
+
+    A model may come quantized, whole or in part.
+    """
     attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
     return (
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
         FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
+        *quantized_rewrites(target),
     )  # fmt: skip
+
+
+def quantized_rewrites(_: Target) -> tuple[Rewrite, ...]:
+    """Rewrites of quantized graphs, in order: a product is split or fused as what quantizes its operand was shared."""
+    return ShareDynamicQuantize(), FuseIntegerMatMul(), SplitIntegerMatMul(), MoveQdq()
 
 
 HOLDS = 0.03
