@@ -97,9 +97,10 @@ def _cancel(quantize: ir.Node, edit: Edit) -> str | None:
         return "dequantized from another scale or zero point"
     q = dequantize.inputs[0]
     assert q is not None
-    edit.context(*(u.node for u in quantize.outputs[0].uses() if u.node.graph is edit.graph))
+    y = quantize.outputs[0]
+    edit.context(*_readers(y, edit))
     if not edit.bypass(quantize, q):
-        copy = edit.node("Identity", [q], f"{quantize.name}.copy", dtype=q.dtype, shape=quantize.outputs[0].shape)
+        copy = edit.node("Identity", [q], f"{y.name}.copy", dtype=q.dtype, shape=y.shape)
         edit.replace(quantize, copy)
     return None
 
@@ -126,10 +127,11 @@ def _hoist(quantize: ir.Node, edit: Edit) -> str | None:
         return "dequantized before the move: the other way round"
     if isinstance(levels := _levels(quantize), str):
         return levels
-    edit.context(producer, *_dequantized(producer), *(u.node for u in quantize.outputs[0].uses()
-                                                      if u.node.graph is edit.graph))  # fmt: skip
-    first = edit.node("QuantizeLinear", [x, *quantize.inputs[1:]], f"{quantize.name}.before", dtype=levels.dtype,
-                      shape=x.shape)  # fmt: skip
+    y = quantize.outputs[0]
+    edit.context(producer, *_dequantized(producer), *_readers(y, edit))
+    first = edit.node(
+        "QuantizeLinear", [x, *quantize.inputs[1:]], f"{y.name}.before", dtype=levels.dtype, shape=x.shape
+    )
     first.attributes.update(quantize.attributes)
     edit.insert_before(moves[-1], first)
     value = first.outputs[0]
@@ -183,13 +185,13 @@ class _Sink:
             if reader.graph is not self.edit.graph:
                 continue
             if _is(reader, "QuantizeLinear") and reader.inputs[0] is old and _levels(reader) == self.levels:
-                self.edit.context(*(u.node for u in reader.outputs[0].uses() if u.node.graph is self.edit.graph))
+                self.edit.context(*_readers(reader.outputs[0], self.edit))
                 self.edit.bypass(reader, new)
             elif _moves(reader) and _data(reader) == [old] and _takes_levels(reader, self.edit):
                 self.run(reader, [new])
         if not old.uses() and not old.is_graph_output():
             return
-        producer, readers = old.producer(), [u.node for u in old.uses() if u.node.graph is self.edit.graph]
+        producer, readers = old.producer(), _readers(old, self.edit)
         assert producer is not None
         self.edit.context(*readers, *(n for r in readers for n in (*_dequantized(r), *_quantizing(r))))
         back = self.edit.node("DequantizeLinear", [new, *self.dequantize.inputs[1:]], f"{old.name}.dequantized",
@@ -205,7 +207,7 @@ def _copy(node: ir.Node, inputs: list[ir.Value | None], levels: _Levels, edit: E
         ir.Value(name=edit.fresh(f"{v.name}.levels"), type=ir.TensorType(levels.dtype), shape=v.shape)
         for v in node.outputs
     ]
-    name = edit.fresh(f"{node.name}.levels")
+    name = edit.fresh(f"{node.outputs[0].name}.moved")
     return ir.Node(node.domain, node.op_type, inputs, list(node.attributes.values()), outputs=outputs, name=name)
 
 
@@ -240,6 +242,11 @@ def _pools(node: ir.Node) -> bool:
 def _data(node: ir.Node) -> list[ir.Value]:
     inputs = node.inputs if node.op_type == "Concat" else node.inputs[:1]
     return [v for v in inputs if v is not None]
+
+
+def _readers(value: ir.Value, edit: Edit) -> list[ir.Node]:
+    """Return what reads a value in the graph that is edited."""
+    return [use.node for use in value.uses() if use.node.graph is edit.graph]
 
 
 def _behind_dequantize(node: ir.Node) -> bool:

@@ -51,8 +51,8 @@ def rewrites(target: Target) -> tuple[Rewrite, ...]:
 
 
 def quantized_rewrites(_: Target) -> tuple[Rewrite, ...]:
-    """Rewrites of quantized graphs, in order: a product is split or fused as what quantizes its operand was shared."""
-    return ShareDynamicQuantize(), FuseIntegerMatMul(), SplitIntegerMatMul(), MoveQdq()
+    """Rewrites of quantized graphs, in order: products are split before they may take their quantization inside."""
+    return ShareDynamicQuantize(), SplitIntegerMatMul(), FuseIntegerMatMul(), MoveQdq()
 
 
 HOLDS = 0.03
