@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from dlc import pipeline
 from dlc.interface import Interface
 from dlc.passes.move_qdq import MoveQdq
+from dlc.types import Array
 from tests.passes.exported import EXPORTERS
 from tests.passes.quantized import seeded, statically
 from tests.passes.texts import HEADER, compute, expected, graph, serialized, sites, text
@@ -42,7 +44,7 @@ PAIR = f"""g (uint8[n, 4] q) => (uint8[n, 4] y) {LEVELS} {{
 }}"""
 X = np.random.default_rng(0).uniform(-20, 20, (3, 4)).astype(np.float32)
 Q = np.array([[0, 1, 2, 3], [99, 100, 101, 127], [128, 253, 254, 255]], np.uint8)
-FEEDS = {"x": X, "q": Q, "p": Q[::-1].copy()}
+FEEDS: dict[str, Array] = {"x": X, "q": Q, "p": Q[::-1].copy()}
 
 
 def moves(body: str, header: str = HEADER) -> ir.Model:
@@ -147,7 +149,7 @@ def test_subgraphs_are_visited() -> None:
     model = graph(f"""g (bool c, uint8[n, 4] q, uint8[n, 4] p) => (uint8[k, 4] o) {LEVELS} {{ o = If (c) <
         then_branch = a () => (uint8[k, 4] y) {{ {inner} }},
         else_branch = b () => (uint8[n, 4] i) {{ i = Identity(p) }}> }}""")
-    feeds = {"c": np.array(True), "q": Q, "p": FEEDS["p"]}
+    feeds: dict[str, Array] = {"c": np.array(True), "q": Q, "p": FEEDS["p"]}
     before = compute(model, feeds)["o"]
     assert [s.reason for s in sites(model, MoveQdq())] == [None]
     assert np.array_equal(compute(model, feeds)["o"], before)
@@ -222,11 +224,11 @@ def test_every_level_comes_back() -> None:
     model = graph("""g (uint8[n] q, float s, uint8 z) => (uint8[n] y) {
         d = DequantizeLinear(q, s, z) y = QuantizeLinear(d, s, z) }""")
     for scale in map(np.float32, scales):
-        feeds = {"q": levels, "s": np.array(scale), "z": np.array(rng.integers(256), np.uint8)}
+        feeds: dict[str, Array] = {"q": levels, "s": np.array(scale), "z": np.array(rng.integers(256), np.uint8)}
         assert np.array_equal(compute(model, feeds)["y"], levels)
 
 
-STEPS: dict[str, Callable[[np.random.Generator], tuple[list[str], dict[str, object]]]] = {
+STEPS: dict[str, Callable[[np.random.Generator], tuple[list[str], dict[str, Any]]]] = {
     "Transpose": lambda rng: ([], {"perm": rng.permutation(3).tolist()}),
     "Tile": lambda _: (["twos"], {}),
     "Gather": lambda rng: (["picks"], {"axis": int(rng.integers(3))}),
@@ -251,8 +253,8 @@ def random_graph(rng: np.random.Generator, count: int) -> ir.Model:
         else:
             nodes.append(make(step, [x, x] if step == "Concat" else [x, *operands], [y], **attributes))
         values.append(y)
-    arrays = {"s": np.float32(0.02), "t": np.float32(0.03), "z": np.uint8(99), "twos": np.array([1, 2, 1]),
-              "picks": np.array([1, 0])}  # fmt: skip
+    arrays: dict[str, Any] = {"s": np.float32(0.02), "t": np.float32(0.03), "z": np.uint8(99),
+                              "twos": np.array([1, 2, 1]), "picks": np.array([1, 0])}  # fmt: skip
     info = onnx.helper.make_tensor_value_info
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
@@ -298,7 +300,7 @@ class Shuffled(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = torch.relu(self.first(x))
-        left, right = h.split(4, dim=1)
+        left, right = torch.split(h, 4, dim=1)
         h = self.pool(self.second(torch.cat([right, left], dim=1)))
         out: torch.Tensor = self.head(h.permute(0, 2, 3, 1).flatten(1))
         return out

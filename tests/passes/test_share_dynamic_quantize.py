@@ -14,6 +14,7 @@ from dlc import pipeline
 from dlc.interface import Interface
 from dlc.passes.fuse_integer_matmul import FuseIntegerMatMul
 from dlc.passes.share_dynamic_quantize import ShareDynamicQuantize
+from dlc.types import Array
 from tests.passes.exported import EXPORTERS
 from tests.passes.quantized import dynamically, seeded
 from tests.passes.texts import compute, expected, graph, serialized, sites, text
@@ -87,10 +88,16 @@ def test_golden_inside_the_product() -> None:
 
 
 def test_a_view_quantized_before_the_value() -> None:
-    first = "h = Reshape(x, shape)\n r, t, u = DynamicQuantizeLinear(h)"
-    model = graph(VIEW.replace(first, "").replace("q, s, z", f"{first}\n q, s, z"))
+    model = graph("""g (float[n, 4] x) => (uint8[1, n, 4] r, float[n, 4] d) <int64[3] shape = {1, -1, 4}> {
+        h = Reshape(x, shape)
+        p, t, u = DynamicQuantizeLinear(h)
+        r = Identity(p)
+        q, s, z = DynamicQuantizeLinear(x)
+        d = DequantizeLinear(q, s, z)
+    }""")
     before = compute(model, X)
-    assert sorted(s.applied for s in sites(model, ShareDynamicQuantize())) == [False, True]
+    found = [s.reason for s in sites(model, ShareDynamicQuantize())]
+    assert found == ["nothing else quantizes this value", None]
     after = compute(model, X)
     assert all(np.array_equal(after[k], before[k]) for k in before)
     assert Counter(n.op_type for n in model.graph)["DynamicQuantizeLinear"] == 1
@@ -182,7 +189,8 @@ OPS = (
 
 def random_graph(rng: np.random.Generator, count: int) -> ir.Model:
     """Quantizations, views and other operators on values of 12 elements, last axis 4."""
-    node, nodes, values, outputs = onnx.helper.make_node, [], ["x"], []
+    node, nodes, values = onnx.helper.make_node, [], ["x"]
+    outputs: list[str] = []
     for i in range(count):
         op, x, y = str(rng.choice(OPS)), str(rng.choice(values)), f"v{i}"
         if op == "DynamicQuantizeLinear":
@@ -199,8 +207,10 @@ def random_graph(rng: np.random.Generator, count: int) -> ir.Model:
         (outputs if "Quantize" in op else values).append(y)
     outputs = outputs or [values[-1]]
     nodes += [node("Reshape", [v, "flat"], [f"{v}.out"]) for v in outputs]
-    arrays = {"w": rng.integers(-9, 9, (4, 4)).astype(np.int8), "sw": np.array(0.5, np.float32), "axis": np.array([0]),
-              "flat": np.array([3, 4]), "cube": np.array([1, 3, 4])}  # fmt: skip
+    arrays: dict[str, Array] = {
+        "w": rng.integers(-9, 9, (4, 4)).astype(np.int8), "sw": np.array(0.5, np.float32), "axis": np.array([0]),
+        "flat": np.array([3, 4]), "cube": np.array([1, 3, 4]),
+    }  # fmt: skip
     info = onnx.helper.make_tensor_value_info
     proto = onnx.helper.make_model(
         onnx.helper.make_graph(
