@@ -72,18 +72,31 @@ class _Levels:
 
 def _levels(node: ir.Node) -> _Levels | str:
     """Return what a Q or a DQ reads, if it is one constant each."""
-    scale, zero = constant(node.inputs[1]), constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros((), np.uint8)
+    scale, given = constant(node.inputs[1]), node.inputs[2] if len(node.inputs) > 2 else None
+    zero = np.zeros(()) if given is None else constant(given)
     if scale is None or zero is None or scale.ndim or zero.ndim:
         return "scale and zero point are not one constant each"
-    quantized = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
-    implied = quantized.dtype if quantized is not None and quantized.dtype is not None else ir.DataType.UINT8
-    dtype = ir.DataType.from_numpy(zero.dtype) if len(node.inputs) > 2 else implied
+    dtype = _implied(node) if given is None else given.dtype
     if scale.dtype != np.float32 or dtype not in BYTES:
         return "not between FLOAT and 8 bits"
     tiny, largest = np.finfo(np.float32).tiny, np.finfo(np.float32).max
     if not tiny <= float(scale) <= float(largest) / 255:
         return "the scale is so small or so large that levels are not exact"
     return _Levels(float(scale), int(zero), dtype)
+
+
+def _implied(node: ir.Node) -> ir.DataType | None:
+    """Return the 8-bit type of a Q or DQ without a zero point."""
+    if node.op_type == "QuantizeLinear":
+        return ir.DataType(node.attributes.get_int("output_dtype", 0) or ir.DataType.UINT8)
+    return node.inputs[0].dtype if node.inputs[0] is not None else None
+
+
+def _like(node: ir.Node, x: ir.Value, name: str, y: ir.Value, edit: Edit) -> ir.Node:
+    """Return a Q or DQ of another value, with the scale and zero point of ``node``; the result is typed as ``y`` is."""
+    new = edit.node(node.op_type, [x, *node.inputs[1:]], name, dtype=y.dtype, shape=x.shape)
+    new.attributes.update({k: a for k, a in node.attributes.items() if k != "axis"})  # one scale has none
+    return new
 
 
 def _cancel(quantize: ir.Node, edit: Edit) -> str | None:
@@ -93,6 +106,8 @@ def _cancel(quantize: ir.Node, edit: Edit) -> str | None:
     ours, theirs = _levels(quantize), _levels(dequantize)
     if isinstance(ours, str):
         return ours
+    if isinstance(theirs, str):
+        return theirs
     if ours != theirs:
         return "dequantized from another scale or zero point"
     q = dequantize.inputs[0]
@@ -129,10 +144,7 @@ def _hoist(quantize: ir.Node, edit: Edit) -> str | None:
         return levels
     y = quantize.outputs[0]
     edit.context(producer, *_dequantized(producer), *_readers(y, edit))
-    first = edit.node(
-        "QuantizeLinear", [x, *quantize.inputs[1:]], f"{y.name}.before", dtype=levels.dtype, shape=x.shape
-    )
-    first.attributes.update(quantize.attributes)
+    first = _like(quantize, x, f"{y.name}.before", y, edit)
     edit.insert_before(moves[-1], first)
     value = first.outputs[0]
     for node in reversed(moves):
@@ -194,9 +206,7 @@ class _Sink:
         producer, readers = old.producer(), _readers(old, self.edit)
         assert producer is not None
         self.edit.context(*readers, *(n for r in readers for n in (*_dequantized(r), *_quantizing(r))))
-        back = self.edit.node("DequantizeLinear", [new, *self.dequantize.inputs[1:]], f"{old.name}.dequantized",
-                              dtype=old.dtype, shape=old.shape)  # fmt: skip
-        back.attributes.update(self.dequantize.attributes)
+        back = _like(self.dequantize, new, f"{old.name}.dequantized", old, self.edit)
         self.edit.insert_before(producer, back)
         self.edit.stand_in(old, back.outputs[0])
 

@@ -144,6 +144,30 @@ def test_each_reader_that_is_no_unit_reads_floats() -> None:
     assert Counter(operators(moves(body))) == {"Concat": 1, "DequantizeLinear": 1, "Neg": 1}
 
 
+def test_an_axis_that_one_scale_does_not_have_is_left_out() -> None:
+    body = HOIST.replace("Transpose<perm = [1, 0]>(r)", "Reshape(r, cube)").replace("uint8[4, n] y", "uint8[a, b, c] y")
+    model = moves(body.replace("QuantizeLinear(m", "QuantizeLinear<axis = 2>(m"))
+    assert operators(model) == ["Relu", "QuantizeLinear", "Reshape"]
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_types_without_a_zero_point(dtype: str) -> None:
+    output = "<output_dtype = 3>" if dtype == "int8" else ""
+    body = (
+        PAIR.replace(", s, z)", ", s)")
+        .replace("h = Identity(q)", "")
+        .replace("(h, s)", "(q, s)")
+        .replace("uint8[n", f"{dtype}[n")
+        .replace("QuantizeLinear(d", f"QuantizeLinear{output}(d")
+    )
+    model = graph(body, HEADER.replace("20", "21"))
+    q = Q.view(dtype)
+    before = compute(model, {"q": q})["y"]
+    assert None in [s.reason for s in sites(model, MoveQdq())]
+    assert operators(model) == ["Identity"]
+    assert np.array_equal(compute(model, {"q": q})["y"], before)
+
+
 def test_subgraphs_are_visited() -> None:
     inner = UNIT.split("{\n", 1)[1].rsplit("}", 1)[0]
     model = graph(f"""g (bool c, uint8[n, 4] q, uint8[n, 4] p) => (uint8[k, 4] o) {LEVELS} {{ o = If (c) <
@@ -158,6 +182,7 @@ def test_subgraphs_are_visited() -> None:
 ONE_EACH = "scale and zero point are not one constant each"
 GUARDS = [
     ("dequantized from another scale or zero point", PAIR.replace("(d, s, z)", "(d, t, z)")),
+    ("not between FLOAT and 8 bits", PAIR.replace("(h, s, z)", "(h, s)")),
     (ONE_EACH, PAIR.replace("(uint8[n, 4] q)", "(uint8[n, 4] q, float s)").replace("float s = {0.1}, ", "")),
     (ONE_EACH, SINK.replace("float s = {0.1}, uint8 z = {100}",
      "float[4] s = {1, 2, 3, 4}, uint8[4] z = {1, 2, 3, 4}")),
