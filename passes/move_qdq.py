@@ -13,7 +13,8 @@ less than half a level, so that rounding gives q - z again. That holds as long a
 
 At load ONNX Runtime 1.32 itself moves pairs across Transpose, Reshape, Slice, Squeeze, Unsqueeze and MaxPool, and gives
 each reader of a DQ one of its own; not across Concat, Split, Expand, Gather, Tile, DepthToSpace: there the operator
-behind stays in float. In the file, the moves are made for every operator.
+behind stays in float. A product of 128x384 by 384x384 behind a Concat takes 0.20 of the time once it reads one DQ (ONNX
+Runtime 1.32, AVX512-VNNI, one thread). In the file, the moves are made for every operator.
 """
 
 from __future__ import annotations

@@ -155,6 +155,15 @@ def test_what_is_no_view(op: str) -> None:
     assert serialized(model) == before
 
 
+@pytest.mark.parametrize("op", ["acme.Reshape(x, shape)", "Transpose(i)", "Transpose<perm = [0, 1, 2]>(i)"])
+def test_what_is_not_known_to_be_a_view(op: str) -> None:
+    body = VIEW.replace("h = Reshape(x, shape)", f"i = Reshape(x, shape)\n h = {op}")
+    model = ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 20, "acme" : 1]>\n{body}')
+    before = serialized(model)
+    assert [s.reason for s in sites(model, ShareDynamicQuantize())] == ["nothing else quantizes this value"] * 2
+    assert serialized(model) == before
+
+
 def test_another_graph_quantizes_for_itself() -> None:
     model = graph("""g (bool k, float[n, 4] x) => (float[n, 4] y) {
         q, s, z = DynamicQuantizeLinear(x)
