@@ -137,6 +137,8 @@ GUARDS = [
      STOCK.replace("(float[n, 2] y)", "(float[n, 2] y, int32[n, 2] t)")
      .replace("p = Mat", "t = MatMulInteger(q, w)\n p = Mat")),
     (INSIDE, BETWEEN, STOCK.replace("(float[n, 2] y)", "(float[n, 2] y, float[2] scales)")),
+    (INSIDE, "the weight is not a constant matrix", FUSED.replace("float[n, 4] x", "float[n, 4] x, int8[4, 2] w")
+     .replace("int8[4, 2] w = {1, -2, 3, -4, 5, -6, 7, -8}, ", "")),
     (INSIDE, "the bias is not constant", FUSED.replace("float[n, 4] x", "float[n, 4] x, float[2] b")
      .replace(",\n     float[2] b = {1, -1}", "")),
 ]  # fmt: skip
