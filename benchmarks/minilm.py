@@ -31,6 +31,9 @@ from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.quantize_dynamic import QuantizeDynamic
+from dlc.passes.split_integer_matmul import SplitIntegerMatMul
+from dlc.passes.split_residual import SplitResidual
+from dlc.passes.unroll_grid import UnrollGrid
 from dlc.recipe import Recipe
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
@@ -72,10 +75,11 @@ def build(declared: Recipe, target: Target, folder: Path) -> Models:
     ir.save(cleared(stock.clone()), folder / "stock.onnx")
     quantize_dynamic(folder / "stock.onnx", folder / "stock-int8.onnx", per_channel=True,
                      reduce_range=not target.integer_dot)  # fmt: skip
-    fuse = [Canonicalize(), FuseLayerNorm(), FuseGelu(), FuseAttention(max_opset=min(target.opset, 23))]
+    attention = FuseAttention(max_opset=min(target.opset, 23))
+    fuse = [Canonicalize(), FuseLayerNorm(), SplitResidual(), FuseGelu(), UnrollGrid(), attention]
     fp32, int8 = exported.clone(), exported
     pipeline.run(fp32, fuse)
-    pipeline.run(int8, [*fuse, QuantizeDynamic(reduce_range=not target.integer_dot)])
+    pipeline.run(int8, [*fuse, QuantizeDynamic(reduce_range=not target.integer_dot), SplitIntegerMatMul()])
     return {"ORT fp32": stock, "ORT quantize_dynamic": folder / "stock-int8.onnx", "dlc fp32": fp32, "dlc int8": int8}
 
 

@@ -1,4 +1,4 @@
-"""The rewrites of the FP32 graph, in order."""
+"""The rewrites that are tried by default, in order."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from dlc.passes.fuse_group_norm import FuseGroupNorm
 from dlc.passes.fuse_group_query_attention import FuseGroupQueryAttention
 from dlc.passes.fuse_hard_swish import FuseHardSwish
 from dlc.passes.fuse_instance_norm import FuseInstanceNorm
+from dlc.passes.fuse_integer_matmul import FuseIntegerMatMul
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.fuse_rms_norm import FuseRmsNorm
 from dlc.passes.fuse_rotary import FuseRotary
 from dlc.passes.fuse_silu import FuseSilu
 from dlc.passes.merge_products import MergeProducts
+from dlc.passes.move_qdq import MoveQdq
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
+from dlc.passes.share_dynamic_quantize import ShareDynamicQuantize
 from dlc.passes.split_gemm import SplitGemm
+from dlc.passes.split_integer_matmul import SplitIntegerMatMul
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.untile_batch_norm import UntileBatchNorm
@@ -33,7 +37,7 @@ from dlc.target import Target
 
 
 def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]:
-    """Return our rewrites and a recipe's ``own``.
+    """Return those of a graph as it came, ours and a recipe's ``own``; it may come quantized, whole or in part.
 
     The recipe's come first, so that they see the graph as it was exported; one of ours with other options stands where
     it does by default.
@@ -54,4 +58,10 @@ def _ours(opset: int) -> tuple[Rewrite, ...]:
         FuseAttention(max_opset=min(opset, FuseAttention.max_opset)),
         FuseGroupQueryAttention(max_opset=min(opset, FuseGroupQueryAttention.max_opset)),
         FoldScaleBias(), FoldInputScale(), FuseConvResidual(), MergeProducts(), FuseGemm(),
+        *quantized_rewrites(),
     )  # fmt: skip
+
+
+def quantized_rewrites() -> tuple[Rewrite, ...]:
+    """Return those of a graph that was quantized; products are split before they may take their quantization inside."""
+    return ShareDynamicQuantize(), SplitIntegerMatMul(), FuseIntegerMatMul(), MoveQdq()

@@ -1,4 +1,4 @@
-"""The FP32 graph, rewritten where the target is measured to be faster for it."""
+"""A graph, FP32 or quantized, rewritten where the target is measured to be faster for it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from dlc import manifest, pipeline
 from dlc.calibrate import calibrate, channel_means
 from dlc.costs import Costs
-from dlc.errors import CapabilityError, PassError, Unsupported, UserError
+from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.cast_fp16 import CastFp16
 from dlc.passes.emulate_bf16 import EmulateBf16
@@ -21,16 +21,17 @@ from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.loading import session_for
 from dlc.stages.recovering import closest
-from dlc.stages.rewriting import Rewritten
+from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
 from dlc.types import Bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Build:
-    """A precision's graph, or the reason there is none."""
+    """A precision's graph, or the reason there is none. ``bug``: what kept it out, or kept a rewrite out of it."""
 
     precision: Precision
     model: ir.Model | None
@@ -40,13 +41,16 @@ class Build:
     notes: tuple[str, ...] = ()
     session: SessionConfig = field(default_factory=SessionConfig)
     reason: str = ""
-    bug: PassError | None = None
+    bug: DlcError | None = None
 
 
 def build(
     precision: Precision, base: Rewritten, recipe: Recipe, costs: Costs, *, evaluate: Evaluate | None = None
 ) -> Build:
-    """Build one precision from the rewritten FP32 graph, and run it once; what cannot be built says why."""
+    """Build one precision from the rewritten FP32 graph, and run it once; what cannot be built says why.
+
+    What was quantized is rewritten by measurement in turn.
+    """
     if precision == "fp32":
         session, loading = session_for(base.model, costs)
         return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
@@ -62,10 +66,13 @@ def build(
     except (UserError, CapabilityError) as error:
         return Build(precision, None, reason=str(error))
     quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
-    session, loading = session_for(model, costs)
+    done = Rewritten(model)
+    if precision in REWRITTEN:
+        done = rewrite(model, costs, quantized_rewrites(), evaluate=evaluate)
+    session, loading = session_for(done.model, costs)
     return Build(
-        precision, model, (*base.records, *records), (*base.choices, *loading), quantized, NOTES.get(precision, ()),
-        session,
+        precision, done.model, (*base.records, *records, *done.records), (*base.choices, *done.choices, *loading),
+        quantized, NOTES.get(precision, ()), session, bug=next(iter(done.bugs), None),
     )  # fmt: skip
 
 
@@ -100,6 +107,9 @@ PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] 
     "int8": _int8,
     "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
+
+REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4"))
+"""Precisions whose graphs hold quantized operators, which have forms to choose from."""
 
 NOTES: Mapping[Precision, tuple[str, ...]] = {
     "fp16": ("on the CPU provider only the weights are rounded to FP16: activations are computed in FP32",),
