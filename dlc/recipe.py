@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
 
+Invariant: TypeAlias = Literal["some-key-visible"]
+"""What a user states about every input that the model will be given, and the graph cannot tell.
+
+``some-key-visible``: no mask hides all keys from a query; every sequence has at least one valid token.
+"""
+INVARIANTS: tuple[Invariant, ...] = ("some-key-visible",)
+
 Source: TypeAlias = "Callable[[], torch.nn.Module] | Path"
 """A factory of a trained module in eval mode, or the path of an ``.onnx`` or ``.pt2`` file."""
 
@@ -100,7 +107,7 @@ class Recipe:
 
     ``inputs`` and ``outputs`` name a module's arguments and results in order; for ONNX files they are read from the
     graph; ``inputs`` may add dims and value bounds. ``prediction`` turns the feeds and outputs of one batch into one
-    row per example, [b, ...], for ``metric``; default: the first output.
+    row per example, [b, ...], for ``metric``; default: the first output. ``invariants``: what holds for every input.
     """
 
     name: str
@@ -115,6 +122,7 @@ class Recipe:
     gates: Gates = Gates()
     variants: tuple[Precision, ...] = ("fp32", "int8")
     notes: tuple[str, ...] = ()
+    invariants: tuple[Invariant, ...] = ()
 
     def __post_init__(self) -> None:
         self._accept_plain_words()
@@ -122,6 +130,8 @@ class Recipe:
             raise RecipeError(f"name {self.name!r} cannot be a folder name: use letters, digits, '-', '_' and '.'")
         if unknown := [v for v in self.variants if v not in PRECISIONS]:
             raise RecipeError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
+        if unknown := [i for i in self.invariants if i not in INVARIANTS]:
+            raise RecipeError(f"unknown invariant {unknown[0]!r}{suggest(unknown[0], INVARIANTS)}")
         for name, spec in self.inputs.items():
             for extent in spec.shape:
                 if isinstance(extent, str) and extent not in self.dims:
@@ -139,6 +149,8 @@ class Recipe:
             object.__setattr__(self, "source", Path(self.source))
         if isinstance(self.variants, str):
             object.__setattr__(self, "variants", (self.variants,))
+        if isinstance(self.invariants, str):
+            object.__setattr__(self, "invariants", (self.invariants,))
         if isinstance(self.metric, str):
             from dlc.harness.accuracy import METRICS
 
