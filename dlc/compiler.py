@@ -80,7 +80,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
 
         progress.stage("rewrite and build", 1 + len(precisions))
         equal = _evaluator(costs) if options.check_each_pass else None
-        base = rewrite(exported.model, costs, rewrites(target), evaluate=equal)
+        base = rewrite(exported.model, costs, rewrites(target, recipe.invariants), evaluate=equal)
         built = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
 
         subjects = [ship(folder, b.precision, b.model, b.session) for b in built if b.model is not None]

@@ -48,7 +48,7 @@ def profile(sources: Sequence[str], target: Target, *, seed: int, cache: Path | 
             target, Interface.of(exported.model), exported.inputs, measured_sizes(exported.dims), seed=seed, table=table
         )
         known = len(table.seen)
-        session_for(rewrite(exported.model, costs, rewrites(target)).model, costs)
+        session_for(rewrite(exported.model, costs, rewrites(target, recipe.invariants)).model, costs)
         added[source] = len(table.seen) - known
     return Profile(target, table.everything(target.fingerprint), added)
 

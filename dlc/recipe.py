@@ -149,8 +149,8 @@ class Recipe:
             object.__setattr__(self, "source", Path(self.source))
         if isinstance(self.variants, str):
             object.__setattr__(self, "variants", (self.variants,))
-        if isinstance(self.invariants, str):
-            object.__setattr__(self, "invariants", (self.invariants,))
+        stated = (self.invariants,) if isinstance(self.invariants, str) else tuple(self.invariants)
+        object.__setattr__(self, "invariants", stated)
         if isinstance(self.metric, str):
             from dlc.harness.accuracy import METRICS
 

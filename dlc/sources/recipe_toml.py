@@ -10,6 +10,7 @@ inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high 
 calibration = { file = "calibration.npz" }                            # one array per input, by name
 evaluation = { file = "evaluation.npz", targets = "labels", batch = 64 }
 gates = { retention = 0.99 }
+invariants = ["some-key-visible"]                                     # what holds for every input, see docs/recipes.md
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Document(_Strict, frozen=True, kw_only=True):
     evaluation: _Data | None = None
     gates: _Gates | None = None
     notes: tuple[str, ...] | None = None
+    invariants: tuple[str, ...] | None = None
 
 
 TABLES: dict[str, type[_Strict]] = {
@@ -95,7 +97,9 @@ def read(path: Path) -> Document:
 def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     """Put what a document declares in the place of what the recipe does."""
     given: dict[str, Any] = {
-        key: value for key in ("name", "outputs", "variants", "notes") if (value := getattr(document, key)) is not None
+        key: value
+        for key in ("name", "outputs", "variants", "notes", "invariants")
+        if (value := getattr(document, key)) is not None
     }
     if document.dims:
         given["dims"] = {**recipe.dims, **{k: Dim(d.min, d.max, d.typical) for k, d in document.dims.items()}}

@@ -16,6 +16,7 @@ from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.cancel_transposes import CancelTransposes
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.convolve_gemm import ConvolveGemm
+from dlc.passes.drop_softmax_guard import DropSoftmaxGuard
 from dlc.passes.fold_batch_norm import FoldBatchNorm
 from dlc.passes.fold_input_scale import FoldInputScale
 from dlc.passes.fold_pad import FoldPad
@@ -29,16 +30,17 @@ from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.weighted import label
 from dlc.pipeline import Evaluate, PassRecord
+from dlc.recipe import Invariant
 from dlc.stages.choosing import Chosen, choose
 from dlc.target import Target
 
 
-def rewrites(target: Target) -> tuple[Rewrite, ...]:
+def rewrites(target: Target, invariants: tuple[Invariant, ...] = ()) -> tuple[Rewrite, ...]:
     """Rewrites of the FP32 graph, in order: those that fold a factor come after those that look for it."""
-    attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset))
+    attention = FuseAttention(max_opset=min(target.opset, FuseAttention.max_opset), invariants=invariants)
     return (
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), CancelTransposes(), FuseLayerNorm(), SplitResidual(),
-        FuseGelu(), UnrollGrid(), attention, FoldScaleBias(), FoldInputScale(),
+        FuseGelu(), UnrollGrid(), attention, DropSoftmaxGuard(invariants=invariants), FoldScaleBias(), FoldInputScale(),
     )  # fmt: skip
 
 
