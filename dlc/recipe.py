@@ -130,8 +130,8 @@ class Recipe:
             raise RecipeError(f"name {self.name!r} cannot be a folder name: use letters, digits, '-', '_' and '.'")
         if unknown := [v for v in self.variants if v not in PRECISIONS]:
             raise RecipeError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
-        if unknown := [i for i in self.invariants if i not in INVARIANTS]:
-            raise RecipeError(f"unknown invariant {unknown[0]!r}{suggest(unknown[0], INVARIANTS)}")
+        if unstated := [i for i in self.invariants if i not in INVARIANTS]:
+            raise RecipeError(f"unknown invariant {unstated[0]!r}{suggest(unstated[0], INVARIANTS)}")
         for name, spec in self.inputs.items():
             for extent in spec.shape:
                 if isinstance(extent, str) and extent not in self.dims:

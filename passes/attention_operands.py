@@ -12,6 +12,7 @@ from dlc.passes.edit import Edit
 from dlc.passes.extents import extents
 from dlc.passes.match_attention import SWALLOWS, Heads, Mask, Match
 from dlc.passes.pack_projections import pack as pack_projections
+from dlc.types import Array
 
 MICROSOFT = "com.microsoft"
 FLOOR = np.nextafter(np.finfo(np.float32).min, np.float32(0))
@@ -124,7 +125,7 @@ def causal(match: Match) -> bool:
     if match.mask is None or not isinstance(length := match.q.length, int) or match.k.length != length:
         return False
     array = constant(match.mask.value)
-    if array is None or array.size != length * length or match.zeroed:
+    if array is None or array.size != length * length:
         return False
     square = array.reshape(length, length)
     seen = np.tri(length, dtype=bool)
@@ -146,14 +147,17 @@ def additive(edit: Edit, match: Match, *, lifts: bool) -> ir.Value:
     if missing == 0:
         return mask
     axes = edit.constant("mask.axes", np.arange(missing, dtype=np.int64))
-    return _moved(edit, "Unsqueeze", [mask, axes], f"{mask.name}.axes", [1] * missing + list(match.mask.shape), match.last)
+    return _moved(
+        edit, "Unsqueeze", [mask, axes], f"{mask.name}.axes", [1] * missing + list(match.mask.shape), match.last
+    )
 
 
 def _chosen(edit: Edit, mask: Mask, before: ir.Node, *, lifts: bool) -> ir.Value:
     """Return what is added to scores in the place of a choice between them and a lowest number."""
     assert mask.lowest is not None
-    lowest = max(mask.lowest, float(FLOOR)) if lifts else mask.lowest
-    low, zero = (edit.constant(f"mask.{n}", np.array(x, np.float32)) for n, x in (("lowest", lowest), ("zero", 0)))
+    lowest = np.array(mask.lowest, np.float32)
+    low = edit.constant("mask.lowest", _lifted(lowest) if lifts else lowest)
+    zero = edit.constant("mask.zero", np.zeros((), np.float32))
     inputs = [mask.value, low, zero] if mask.where else [mask.value, zero, low]
     chosen = edit.node("Where", inputs, f"{mask.value.name}.mask", dtype=ir.DataType.FLOAT, shape=ir.Shape(mask.shape))
     edit.insert_before(before, chosen)
@@ -163,19 +167,24 @@ def _chosen(edit: Edit, mask: Mask, before: ir.Node, *, lifts: bool) -> ir.Value
 def _floored(edit: Edit, mask: ir.Value, before: ir.Node) -> ir.Value:
     node = mask.producer()
     if (whole := constant(mask)) is not None:
-        return mask if (whole >= FLOOR).all() else edit.constant(f"{mask.name}.floored", np.maximum(whole, FLOOR))
+        return mask if np.array_equal(_lifted(whole), whole) else edit.constant(f"{mask.name}.floored", _lifted(whole))
     choices = [constant(v) for v in node.inputs[1:]] if node is not None and node.op_type == "Where" else [None]
     if node is None or any(c is None for c in choices):
         floor = edit.constant("mask.floor", np.array(FLOOR))
         floored = edit.node("Max", [mask, floor], f"{mask.name}.floored", dtype=mask.dtype, shape=mask.shape)
     else:
-        if all((c >= FLOOR).all() for c in choices if c is not None):
+        if all(np.array_equal(_lifted(c), c) for c in choices if c is not None):
             return mask
-        lifted = [edit.constant(f"{mask.name}.choice", np.maximum(c, FLOOR)) for c in choices if c is not None]
+        lifted = [edit.constant(f"{mask.name}.choice", _lifted(c)) for c in choices if c is not None]
         inputs = [node.inputs[0], *lifted]
         floored = edit.node("Where", inputs, f"{mask.name}.floored", dtype=mask.dtype, shape=mask.shape)
     edit.insert_before(before, floored)
     return floored.outputs[0]
+
+
+def _lifted(mask: Array) -> Array:
+    """Lift finite numbers; minus infinity is what Attention takes it for."""
+    return np.where(np.isneginf(mask), mask, np.maximum(mask, FLOOR)).astype(mask.dtype)
 
 
 def full_rows(edit: Edit, mask: ir.Value, match: Match) -> ir.Value:

@@ -2,9 +2,9 @@
 
     where(isnan(softmax(x)), 0, softmax(x))  =  softmax(x)        if no row of x is all minus infinity
 
-ONNX IsNaN-9, Where-9, Softmax-13.  x = scores + mask, as a rule. Softmax gives NaN for a row that is all minus infinity,
-or has NaN or infinity in it; scores are products, and taken to be finite as activations are. So the guard is dead where
-the mask is finite, or there is none, or the recipe states that some key is visible to every query.
+ONNX IsNaN-9, Where-9, Softmax-13.  x = scores + mask, as a rule. Softmax gives NaN for a row that is all minus infinity
+or has NaN or plus infinity in it; scores are products, and taken to be finite as activations are. So the guard is dead
+where the mask is finite, or there is none, or the recipe states that some key is visible to every query.
 """
 
 from __future__ import annotations

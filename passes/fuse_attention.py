@@ -9,10 +9,10 @@ com.microsoft. Measured on ONNX Runtime 1.32, AVX2, one thread, 12 heads of 32, 
 Attention 27 / 57 / 560, MultiHeadAttention 39 / 86 / 630. One product for q, k and v, then Split, beats three products.
 The third form keeps Softmax and computes the scores by one FusedMatMul, which scales and transposes on the way.
 
-Exporters guard softmax against rows that are all minus infinity: ``where(isnan(p), 0, p)``. Where the mask is finite
-no such row exists and the guard does nothing, as long as the activations are finite. Where it is not, only Attention
-gives such rows the 0 of the guard, and products keep it. A row without a visible key that was NaN, for want of a guard,
-is 0 or uniform in an operator.
+Softmax of a row that is all minus infinity is NaN, and exporters may guard against it: ``where(isnan(p), 0, p)``. Where
+each row of the mask has a finite number no such row exists, and the guard does nothing, as long as the activations are
+finite. Where one may exist, and the recipe does not state that some key is visible, Attention is for guarded places, as
+it gives 0 there; MultiHeadAttention, which gives NaN, is for the others; and products keep what there is.
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ class FuseAttention(Rewrite):
     """Attention as PyTorch exports it becomes Attention (opset 23), or MultiHeadAttention below that opset.
 
     ``max_opset``: the newest opset the model may be raised to. ``pack``: compute q, k and v of one input in one
-    product. ``products``: keep Softmax, and scale and transpose in the products. ``invariants``: what the recipe states.
+    product. ``products``: keep Softmax, and let the products scale and transpose. ``invariants``: what a recipe states.
     Not applied if the probabilities have another reader or are a graph output, if the mask cannot be broadcast by the
-    operator, if MultiHeadAttention would need a guard, or if sizes are unknown. Sites are the Softmax nodes.
+    operator, if it makes something else of rows without a visible key, or if sizes are unknown. Sites are the Softmax
+    nodes.
     """
 
     name: ClassVar[str] = "fuse-attention"
@@ -70,7 +71,8 @@ class FuseAttention(Rewrite):
             raise_opset(model, ATTENTION)
 
     def _matches(self, softmax: ir.Node) -> bool:
-        return label(softmax) not in self.skip and isinstance(find(softmax), Match)
+        match = find(softmax) if label(softmax) not in self.skip else None
+        return isinstance(match, Match) and self._differs(match, native=True) is None
 
     def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
         """Write one match in this form."""
@@ -79,10 +81,17 @@ class FuseAttention(Rewrite):
         if self.products:
             return raw_products(edit, match, pack=self.pack)
         native = self.max_opset >= ATTENTION and edit.model.graph.opset_imports.get("", 1) >= ATTENTION
-        if match.zeroed and not native and "some-key-visible" not in self.invariants:
-            return "the mask may be infinite: rows without a visible key are guarded"
+        if (reason := self._differs(match, native=native)) is not None:
+            return reason
         self._operator(match, edit, native=native)
         return None
+
+    def _differs(self, match: Match, *, native: bool) -> str | None:
+        """Say what an operator would make of rows without a visible key that the graph does not."""
+        if not match.blind or native == match.guarded or "some-key-visible" in self.invariants:
+            return None
+        kept = "kept NaN, and Attention gives 0" if native else "guarded, and MultiHeadAttention gives NaN"
+        return f"the mask may be infinite: rows without a visible key are {kept}"
 
     def _operator(self, match: Match, edit: Edit, *, native: bool) -> None:
         """Put the operator in the place of all from the split heads to the merged ones."""
@@ -92,14 +101,15 @@ class FuseAttention(Rewrite):
         if causal(match):
             attributes["is_causal" if native else "unidirectional"] = 1
         elif match.mask is not None:
-            key = (match.mask, match.q.length, native, match.zeroed)
-            lifts = native and not match.zeroed
+            lifts = native and not match.blind
+            key = (match.mask, match.q.length, lifts)
             mask = edit.once(key, lambda: full_rows(edit, additive(edit, match, lifts=lifts), match))
             inputs.extend([mask] if native else [None, None, mask])
-        shape = [match.q.batch, match.q.length, heads * match.v.size]
+        shape = ir.Shape([match.q.batch, match.q.length, heads * match.v.size])
+        op, domain = ("Attention", "") if native else ("MultiHeadAttention", MICROSOFT)
         fused = edit.node(
-            "Attention" if native else "MultiHeadAttention", inputs, f"{last.name}.attention",
-            dtype=last.outputs[0].dtype, shape=ir.Shape(shape), attributes=attributes, domain="" if native else MICROSOFT,
+            op, inputs, f"{last.name}.attention", dtype=last.outputs[0].dtype, shape=shape, attributes=attributes,
+            domain=domain,
         )  # fmt: skip
         fused.attributes["scale"] = ir.AttrFloat32("scale", match.scale)
         if not native:

@@ -19,7 +19,7 @@ from dlc.interface import Extent
 from dlc.passes.base import constant, only_user, scalar
 from dlc.passes.extents import contents, extents
 from dlc.passes.ranges import finite
-from dlc.passes.views import VIEWS, Axis, View, size, sources, through
+from dlc.passes.views import VIEWS, View, size, sources, through
 
 SWALLOWS = -1e32
 """A number this low plus any score below 2^80 is itself again, so that adding it is putting it in the score's place."""
@@ -60,8 +60,9 @@ class Match:
     """One attention, from the scaled product of queries and keys to the Reshape that merges the heads.
 
     ``product``: of probabilities and values.  ``sequence_first``: the heads are merged to [queries, batch, hidden],
-    ``reshaped``: with other axes before the last, such as [queries * batch, hidden]. ``guarded``: NaN probabilities become 0.
-    ``zeroed``: and some may be NaN, because rows of the mask may be all minus infinity.
+    ``reshaped``: with other axes before the last, such as [queries * batch, hidden].
+    ``blind``: rows of the mask may be all minus infinity, so that their probabilities are NaN; ``guarded``: NaN is
+    replaced by 0.
     """
 
     q: Heads
@@ -74,8 +75,8 @@ class Match:
     last: ir.Node
     sequence_first: bool
     reshaped: bool
+    blind: bool
     guarded: bool
-    zeroed: bool
 
 
 def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
@@ -91,23 +92,27 @@ def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
         if isinstance(each, str):
             return f"{which}: {each}"
     q, k, v = (each for each in found if isinstance(each, Heads))
+    scale *= q.scale * k.scale
+    if (reason := _unlike(q, k, v)) is not None:
+        return reason
+    if scale <= 0:
+        return "the scale is not positive, which no attention operator takes"
+    rank = len(extents(product.inputs[1]) or ())
+    hiding = _four_axes(mask, q, k, rank) if mask is not None else None
+    merged = _merged(product, q, v, rank)
+    if isinstance(hiding, str) or isinstance(merged, str):
+        return hiding if isinstance(hiding, str) else str(merged)
+    blind = hiding is not None and _blind(hiding)
+    return Match(q, k, v, scale, hiding, top, product, *merged, blind, guarded)
+
+
+def _unlike(q: Heads, k: Heads, v: Heads) -> str | None:
+    """Say what keeps them from one operator; keys may be more or fewer than queries, values larger or smaller."""
     if not q.heads == k.heads == v.heads or q.size != k.size:
         return "queries, keys and values differ in their heads"
     if not q.batch == k.batch == v.batch or k.length != v.length:
         return "queries, keys and values differ in their batch or length"
-    if v.scale != 1.0:
-        return "the values are scaled"
-    scale *= q.scale * k.scale
-    if scale <= 0:
-        return "the scale is not positive, which no attention operator takes"
-    rank = len(extents(product.inputs[1]) or ())
-    if mask is not None and isinstance(mask := _four_axes(mask, q, k, rank), str):
-        return mask
-    merged = _merged(product, q, v, rank)
-    if isinstance(merged, str):
-        return merged
-    zeroed = guarded and mask is not None and not (finite(mask.value) if mask.lowest is None else mask.lowest > -np.inf)
-    return Match(q, k, v, scale, mask, top, product, *merged, guarded, zeroed)
+    return "the values are scaled" if v.scale != 1.0 else None
 
 
 def guard(softmax: ir.Node) -> ir.Node | None:
@@ -191,10 +196,9 @@ def _read(origin: ir.Value, view: View, *, swapped: bool) -> Heads | str:
     heads = hidden[len(selected) : split]
     flat = tuple(f for axis in lead for f in axis)
     batch = flat[: len(flat) - len(heads)]
-    if hidden[split:] != features or flat[len(batch) :] != heads or (len(lead) == 2 and lead[0] != batch):
-        return "the reshape does more than split the last axis"
-    if view.source[:2] not in ((batch, length), (length, batch)):
-        return "the reshape does more than split the last axis"
+    straight = hidden[split:] == features and flat[len(batch) :] == heads and (len(lead) == 1 or lead[0] == batch)
+    if not straight or view.source[:2] not in ((batch, length), (length, batch)):
+        return "the views do more than split the last axis"
     each, count = size(features), size(heads)
     if not isinstance(each, int) or not isinstance(count, int):
         return "number or size of the heads is dynamic"
@@ -238,6 +242,14 @@ def _four_axes(mask: Mask, q: Heads, k: Heads, rank: int) -> Mask | str:
         if padded[3] == wanted[3] and all(has in (1, size) for has, size in zip(padded, wanted, strict=True)):
             return replace(mask, value=value, shape=shape)
     return "the mask does not have one column per key"
+
+
+def _blind(mask: Mask) -> bool:
+    """Whether it cannot be ruled out that a row of a mask hides all keys, by minus infinity."""
+    array = constant(mask.value)
+    if mask.lowest is None:
+        return not finite(mask.value) and (array is None or bool(np.isneginf(array).all(axis=-1).any()))
+    return mask.lowest == -np.inf and (array is None or bool((array == mask.where).all(axis=-1).any()))
 
 
 def _spread(value: ir.Value, rank: int) -> list[ir.Value]:

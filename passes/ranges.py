@@ -6,6 +6,7 @@ to be finite and far from the largest number, as activations are wherever a guar
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 
 import numpy as np
@@ -16,17 +17,17 @@ from dlc.passes.base import constant
 Range = tuple[float, float]
 LARGEST = float(np.finfo(np.float32).max)
 MOVING = frozenset({
-    "Concat", "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Split", "Squeeze",
+    "Expand", "Flatten", "Gather", "GatherElements", "Identity", "Reshape", "Slice", "Split", "Squeeze",
     "Tile", "Transpose", "Unsqueeze",
 })  # fmt: skip
 """Operators that move numbers, or leave some out."""
-PRODUCTS = frozenset({"Conv", "FusedMatMul", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 
 
 def finite(value: ir.Value | None) -> bool:
     """Whether a mask, or the sum of a mask and a product, is finite whatever the inputs are."""
     found = between(value)
-    return found is not None and -LARGEST <= found[0] and found[1] <= LARGEST
+    return found is not None and found[0] >= -LARGEST and found[1] <= LARGEST
 
 
 def between(value: ir.Value | None) -> Range | None:
@@ -36,19 +37,8 @@ def between(value: ir.Value | None) -> Range | None:
     if (array := constant(value)) is not None:
         return _of(array.astype(np.float64))
     node = value.producer()
-    if node is None or node.domain not in ("", "com.microsoft"):
-        return None
-    if node.op_type in PRODUCTS:
-        return 0.0, 0.0
-    if node.domain:
-        return None
-    if node.op_type in MOVING:
-        moved = node.inputs if node.op_type == "Concat" else node.inputs[:1]
-        return _union([between(v) for v in moved])
-    if node.op_type == "Where":
-        return _union([between(v) for v in node.inputs[1:]])
-    rule = RULES.get(node.op_type)
-    return None if rule is None else rule(node)
+    rule = RULES.get((node.domain, node.op_type)) if node is not None else None
+    return None if node is None or rule is None else rule(node)
 
 
 def _of(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Range | None:
@@ -61,6 +51,14 @@ def _of(array: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> Range | Non
 def _union(ranges: list[Range | None]) -> Range | None:
     known = [r for r in ranges if r is not None]
     return (min(r[0] for r in known), max(r[1] for r in known)) if len(known) == len(ranges) else None
+
+
+def _moved(node: ir.Node) -> Range | None:
+    return between(node.inputs[0])
+
+
+def _product(_: ir.Node) -> Range:
+    return 0.0, 0.0
 
 
 def _filled(node: ir.Node) -> Range | None:
@@ -89,7 +87,11 @@ def _corners(operation: Callable[[float, float], float]) -> Callable[[ir.Node], 
     return rule
 
 
-RULES: dict[str, Callable[[ir.Node], Range | None]] = {
-    "Add": _corners(lambda a, b: a + b), "Sub": _corners(lambda a, b: a - b), "Mul": _corners(lambda a, b: a * b),
-    "Cast": _cast, "ConstantOfShape": _filled,
+RULES: dict[tuple[str, str], Callable[[ir.Node], Range | None]] = {
+    **{("", op): _moved for op in MOVING}, **{("", op): _product for op in PRODUCTS},
+    ("com.microsoft", "FusedMatMul"): _product,
+    ("", "Add"): _corners(operator.add), ("", "Sub"): _corners(operator.sub), ("", "Mul"): _corners(operator.mul),
+    ("", "Cast"): _cast, ("", "ConstantOfShape"): _filled,
+    ("", "Concat"): lambda node: _union([between(v) for v in node.inputs]),
+    ("", "Where"): lambda node: _union([between(v) for v in node.inputs[1:]]),
 }  # fmt: skip

@@ -144,7 +144,9 @@ def _reshaped(view: View, node: ir.Node, output: ir.Value) -> View | None:
     return replace(view, axes=(*front, *rest, *back)) if rest or not pending else None
 
 
-def _take(view: View, pending: list[Factor], wanted: Extent, *, fastest: bool) -> tuple[View, list[Factor], Axis] | None:
+def _take(
+    view: View, pending: list[Factor], wanted: Extent, *, fastest: bool
+) -> tuple[View, list[Factor], Axis] | None:
     """Take the factors of one size from the slow or the fast end."""
     axis: Axis = ()
     while wanted != 1:
@@ -192,7 +194,7 @@ def _gathered(view: View, node: ir.Node, axis: int) -> View | None:
     return replace(view, axes=axes, fixed={**view.fixed, whole[0]: int(index) % count})
 
 
-def _cut(node: ir.Node, output: ir.Value) -> tuple[int, int, int | None] | None:
+def _cut(node: ir.Node, output: ir.Value) -> tuple[int, int, int] | None:
     """Return the axis along which a Split or a Slice cuts, where its part begins, and where it ends."""
     given = [contents(v) for v in node.inputs[1:]]
     if node.op_type == "Slice":
@@ -216,7 +218,8 @@ def _part(view: View, axis: int, start: int, end: int) -> View | None:
     length = min(end, have) - start
     if length < 1 or have % length or start % length:
         return None
-    fixed, left = whole[0], ()
+    fixed = whole[0]
+    left: Axis = ()
     if length > 1:
         view, fixed, fast = view.split(whole[0], (have // length, length))
         left = (fast,)
