@@ -175,8 +175,10 @@ def _heads(value: ir.Value | None, *, swapped: bool) -> Heads | str:
     """[b, h, s, d] or [b*h, s, d], ``swapped``: the last two the other way; as a view of [b, s, h*d] or [s, b, h*d]."""
     if value is None or value.dtype != ir.DataType.FLOAT:
         return f"dtype is {value.dtype.name if value is not None and value.dtype else 'unknown'}, not FLOAT"
-    reason = "sizes are unknown"
+    reason = "not split into heads, or sizes are unknown"
     for origin, view, scale in sources(value, scaled=_unscaled):
+        if len(view.source) != 3 or len(view.axes) not in (3, 4):
+            continue
         found = _read(origin, view, swapped=swapped)
         if isinstance(found, Heads):
             return replace(found, scale=scale)
@@ -186,8 +188,6 @@ def _heads(value: ir.Value | None, *, swapped: bool) -> Heads | str:
 
 def _read(origin: ir.Value, view: View, *, swapped: bool) -> Heads | str:
     """Read heads off a view, where it is one of a tensor [batch, length, hidden] or [length, batch, hidden]."""
-    if len(view.axes) not in (3, 4) or len(view.source) != 3:
-        return "not split into heads"
     *lead, length, features = view.axes if not swapped else (*view.axes[:-2], view.axes[-1], view.axes[-2])
     hidden, selected = view.source[2], tuple(f for axis in view.source for f in axis if f in view.fixed)
     if len(selected) > 1 or hidden[: len(selected)] != selected:

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from dlc.interface import Extent
 from dlc.passes.base import constant
-from dlc.passes.extents import Extents, contents, extents, reshaped
+from dlc.passes.extents import Extents, contents, extents
 from dlc.passes.layouts import order
 
 VIEWS = frozenset({"Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
@@ -124,7 +124,9 @@ def _reshaped(view: View, node: ir.Node, output: ir.Value) -> View | None:
     """Regroup the factors: known sizes take theirs from both ends, an unknown one in between takes what is left."""
     known = {f.size for axis in view.axes for f in axis}
     stated = extents(output)
-    asked = reshaped(node) or stated
+    asked = contents(node.inputs[1]) or stated
+    if asked is not None and node.attributes.get_int("allowzero", 0) == 0:
+        asked = tuple(size(view.axes[i]) if a == 0 and i < len(view.axes) else a for i, a in enumerate(asked))
     if asked is None or 0 in asked:
         return None
     if stated is not None and len(stated) == len(asked):

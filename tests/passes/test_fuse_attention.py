@@ -189,34 +189,37 @@ def test_packing_changes_no_number() -> None:
 
 HEADS = "queries, keys and values differ in their heads"
 OUT = "float[b, s, 6] y)"
-MERGED = "the heads are not merged"
+MERGED = "the heads are not merged to [batch, sequence, hidden]"
+UNSPLIT = "queries: not split into heads, or sizes are unknown"
+MORE = "queries: the views do more than split the last axis"
 READ = "the probabilities have another reader"
 GUARDS = [
     ("the probabilities are a graph output", BODY.replace(OUT, f"{OUT[:-1]}, float[b, 2, s, s] p)")),
     (READ, BODY.replace(OUT, f"{OUT[:-1]}, float[b, 2, s, s] r)").replace("o4 =", "r = Neg(p)\n o4 =")),
     (READ, GUARDED.replace("Where(bad, zero, p)", "Where(bad, scale, p)")),
     (READ, GUARDED.replace("Where(bad, zero, p)", "Where(bad, p, zero)")),
-    ("the guard has another reader", GUARDED.replace(OUT, f"{OUT[:-1]}, bool[b, 2, s, s] bad)")),
+    (READ, GUARDED.replace(OUT, f"{OUT[:-1]}, bool[b, 2, s, s] bad)")),
     ("the probabilities are not multiplied with values", BODY.replace("MatMul(p, vt)", "MatMul(vt, p)")
      .replace("o4 =", "o5 =").replace("ot =", "o4 = Identity(vt)\n ot =")),
-    ("softmax is not over the last of four axes", BODY.replace("Softmax(", "Softmax<axis = 2>(")),
+    ("softmax is not over the last of three or four axes", BODY.replace("Softmax(", "Softmax<axis = 2>(")),
     ("the scores are no product of two matrices, plus a mask", BODY.replace("Add(scaled, mask)", "Sub(scaled, mask)")),
     ("the scores are no product of two matrices, plus a mask",
      BODY.replace(OUT, f"{OUT[:-1]}, float[b, 2, s, s] product)")),
-    ("queries: not split into heads by a transpose",
+    (UNSPLIT,
      BODY.replace("qt = Transpose<perm = [0, 2, 1, 3]>", "qu = Transpose<perm = [0, 2, 1, 3]>")
      .replace("k4 =", "qt = Relu(qu)\n k4 =")),
-    ("queries: the reshape does more than split the last axis",
-     UNMASKED.replace("split = {0, 0, 2, 3}", "split = {1, -1, 2, 3}")),
+    (UNSPLIT, BODY.replace("qt = Transpose<perm = [0, 2, 1, 3]>(q4)", "qt = Reshape(q, apart)")
+     .replace("int64[4] split", "int64[4] apart = {0, 2, -1, 3}, int64[4] split")),
+    (MORE, UNMASKED.replace("split = {0, 0, 2, 3}", "split = {1, -1, 2, 3}")),
     ("the values are scaled", BODY.replace("vt = Transpose<perm = [0, 2, 1, 3]>(v4)",
                                            "vu = Transpose<perm = [0, 2, 1, 3]>(v4)\n vt = Mul(vu, scale)")),
     (HEADS, BODY.replace("v4 = Reshape(v, split)", "v4 = Reshape(v, other)").replace(
         "float scale", "int64[4] other = {0, 0, 1, 6}, float scale").replace("MatMul(p, vt)", "MatMul(p, vt)")),
     ("the mask does not have one column per key", BODY.replace("bool[b, 1, s, s] seen", "bool[b, 1, s, 1] seen")),
-    ("the mask has not four axes", BODY.replace("bool[b, 1, s, s] seen", "bool[s, s] seen")),
-    ("the heads are not merged after the product", BODY.replace("ot = Transpose<perm = [0, 2, 1, 3]>",
+    ("the mask does not have one column per key", BODY.replace("bool[b, 1, s, s] seen", "bool[3, 1, s, s] seen")),
+    (MERGED, BODY.replace("ot = Transpose<perm = [0, 2, 1, 3]>",
                                                                 "ot = Transpose<perm = [0, 2, 3, 1]>")),
-    ("the heads are not merged to [batch, sequence, hidden]",
+    (MERGED,
      BODY.replace("merge = {0, 0, 6}", "merge = {0, 6, -1}").replace("float[b, s, 6] y", "float[b, 6, t] y")),
     ("queries: dtype is DOUBLE, not FLOAT", BODY.replace("float", "double")),
 ]  # fmt: skip
@@ -242,10 +245,18 @@ INFINITE = [
 def test_only_attention_replaces_a_guard_that_acts(body: str) -> None:
     model = attention(body)
     before = serialized(model)
-    reason = "the mask may be infinite: rows without a visible key are guarded"
+    reason = "the mask may be infinite: rows without a visible key are guarded, and MultiHeadAttention gives NaN"
     assert [s.reason for s in sites(model, FuseAttention(max_opset=22))] == [reason]
     assert serialized(model) == before
     assert [s.reason for s in sites(model, FuseAttention())] == [None]
+
+
+def test_a_stated_invariant_replaces_a_guard() -> None:
+    model = attention(INFINITE[0])
+    each = FuseAttention(max_opset=22, invariants=("some-key-visible",))
+    assert [s.reason for s in sites(model, each)] == [None]
+    assert [n.op_type for n in model.graph] == ["Where", "MultiHeadAttention"]
+    assert each.options["invariants"] == ("some-key-visible",)
 
 
 def test_a_guard_that_acts_leaves_zeros() -> None:
