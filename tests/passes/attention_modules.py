@@ -19,7 +19,9 @@ CAUSAL = torch.full((LENGTH, LENGTH), -math.inf).triu(1)
 class Layered(nn.Module):
     """``nn.MultiheadAttention``: packed or separate weights, the sequence first inside, bmm if weights are wanted."""
 
-    def __init__(self, *, weights: bool = False, mask: Tensor | None = None, padded: bool = False, memory: int = 0) -> None:
+    def __init__(
+        self, *, weights: bool = False, mask: Tensor | None = None, padded: bool = False, memory: int = 0
+    ) -> None:
         super().__init__()
         wide = {"kdim": memory, "vdim": memory} if memory else {}
         self.inner = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **wide)
@@ -49,8 +51,8 @@ class Functional(nn.Module):
         q, k, v = (part.unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in packed)
         mask = self.bias if self.value != SIZE else self.mask(x)
         y = attend(q, k, v, attn_mask=mask, is_causal=self.causal)
-        y = self.out(y.transpose(1, 2).flatten(2))
-        return y
+        merged: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return merged
 
 
 class Written(nn.Module):
@@ -66,7 +68,8 @@ class Written(nn.Module):
         q, k, v = (part.view(n, s, HEADS, SIZE).transpose(1, 2) for part in self.project(x).split(WIDTH, dim=2))
         scores = q @ k.transpose(-2, -1) / math.sqrt(SIZE)
         p = scores.masked_fill(self.seen[:, :, :s, :s] == 0, self.lowest).softmax(dim=-1)
-        return (p @ v).transpose(1, 2).contiguous().view(n, s, WIDTH)
+        y: Tensor = (p @ v).transpose(1, 2).contiguous().view(n, s, WIDTH)
+        return y
 
 
 class Vision(nn.Module):
@@ -97,7 +100,8 @@ class Relative(nn.Module):
         at = torch.arange(LENGTH)
         bias = self.bias(at[:, None] - at + LENGTH).permute(2, 0, 1)[None]
         p = (q @ k.transpose(-1, -2) / math.sqrt(SIZE) + bias).softmax(dim=-1)
-        return (p @ v).permute(0, 2, 1, 3).flatten(2)
+        y: Tensor = (p @ v).permute(0, 2, 1, 3).flatten(2)
+        return y
 
 
 MODULES: dict[str, Callable[[], nn.Module]] = {
@@ -108,7 +112,7 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
     "multihead with weights, padded": lambda: Layered(weights=True, padded=True),
     "multihead cross": lambda: Layered(memory=30),
     "multihead with weights, cross": lambda: Layered(weights=True, memory=30),
-    "encoder layer": lambda: nn.TransformerEncoderLayer(WIDTH, HEADS, 32, batch_first=True),
+    "encoder layer": lambda: nn.Sequential(nn.TransformerEncoderLayer(WIDTH, HEADS, 32, batch_first=True)),
     "functional causal": lambda: Functional(lambda _: None, causal=True),
     "functional padded": lambda: Functional(lambda x: (x[..., 0] < PADDING)[:, None, None]),
     "functional bias, wide values": lambda: Functional(lambda _: None, value=9),

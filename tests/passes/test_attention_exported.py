@@ -34,7 +34,7 @@ REFUSED = {("functional padded", "torchscript", "multi-head attention"): GUARDED
 def exported(module: str, exporter: str) -> ir.Model:
     torch.manual_seed(0)
     with warnings.catch_warnings():  # torch's own modules compare sizes, which are constant here
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)
+        warnings.filterwarnings("ignore", "Converting a tensor", Warning)
         return EXPORTERS[exporter](MODULES[module]().eval(), torch.randn(2, LENGTH, WIDTH))
 
 

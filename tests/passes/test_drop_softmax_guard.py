@@ -14,7 +14,9 @@ from tests.passes.exported import EXPORTERS
 from tests.passes.texts import annotated, compute, expected, serialized, sites, text
 
 STATED = DropSoftmaxGuard(invariants=("some-key-visible",))
-INITIAL = "float zero = {0}, float one = {1}, float low = {-3.4028234663852886e+38}, float inf = {-inf}, float scale = {2}"
+INITIAL = (
+    "float zero = {0}, float one = {1}, float low = {-3.4028234663852886e+38}, float inf = {-inf}, float scale = {2}"
+)
 GUARDED = f"""g (float[b, 3, 4] q, float[b, 4, 5] k, bool[b, 1, 5] seen) => (float[b, 3, 5] y) <{INITIAL}> {{
     product = MatMul(q, k)
     mask = Where(seen, zero, low)
@@ -25,7 +27,9 @@ GUARDED = f"""g (float[b, 3, 4] q, float[b, 4, 5] k, bool[b, 1, 5] seen) => (flo
     y = Abs(kept)
 }}"""
 INFINITE = GUARDED.replace("zero, low)", "zero, inf)")
-CHOSEN = INFINITE.replace("mask = Where(seen, zero, inf)", "").replace("Add(product, mask)", "Where(seen, product, inf)")
+CHOSEN = INFINITE.replace("mask = Where(seen, zero, inf)", "").replace(
+    "Add(product, mask)", "Where(seen, product, inf)"
+)
 UNMASKED = GUARDED.replace("mask = Where(seen, zero, low)", "").replace("Add(product, mask)", "Mul(product, scale)")
 FORMS = {"finite": GUARDED, "infinite": INFINITE, "chosen": CHOSEN, "unmasked": UNMASKED}
 
@@ -98,7 +102,9 @@ def test_guard(reason: str, body: str) -> None:
 
 
 def test_an_invariant_says_nothing_of_scores_that_are_an_input() -> None:
-    model = annotated(INFINITE.replace("product = MatMul(q, k)", "").replace("float[b, 4, 5] k", "float[b, 3, 5] product"))
+    model = annotated(
+        INFINITE.replace("product = MatMul(q, k)", "").replace("float[b, 4, 5] k", "float[b, 3, 5] product")
+    )
     assert [s.reason for s in sites(model, STATED)] == [ROWS]
 
 

@@ -50,14 +50,16 @@ def test_packed_heads_with_the_sequence_first() -> None:
         ("int64[3] t = {0, 4, 6}> { y = Reshape(x, t) }", None, None),  # no factor of 6 is 4
         ("int64[2] t = {6, -1}> { y = Reshape(x, t) }", None, None),  # b may be no multiple of 6
         ("int64[1] t = {1}, int64[1] u = {3}, int64[1] a = {1}> { y = Slice(x, t, u, a) }", None, None),
-        ("int64[1] t = {0}, int64[1] u = {2}, int64[1] a = {2}> { y = Slice(x, t, u, a) }", None, None),  # the last axis
+        ("int64[1] t = {0}, int64[1] u = {2}, int64[1] a = {2}> { y = Slice(x, t, u, a) }", None, None),  # last
         ("int64[2] t = {0, 1}> { y = Gather<axis = 1>(x, t) }", None, None),
         ("int64[1] t = {0}> { y = Neg(x) }", None, None),
     ],
 )  # fmt: skip
 def test_operators(body: str, axes: list[int | str | None] | None, fixed: list[int] | None) -> None:
-    view = view_of(ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["": 20]>
-        g (float[b, 6, 4] x) => (float y) <{body}"""))
+    view = view_of(
+        ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["": 20]>
+        g (float[b, 6, 4] x) => (float y) <{body}""")
+    )
     assert (None if view is None else [size(a) for a in view.axes]) == axes
     assert (None if view is None else list(view.fixed.values())) == fixed
 
@@ -86,7 +88,9 @@ def test_a_view_says_what_the_operators_do(data: st.DataObject) -> None:
         value = node.outputs[0]
         value.shape, value.type = ir.Shape(now.shape), ir.TensorType(ir.DataType.FLOAT)
         assert array is None or array.dtype == np.int64
-    model = ir.Model(ir.Graph([first], [value], nodes=nodes, initializers=constants, opset_imports={"": 20}), ir_version=10)
+    model = ir.Model(
+        ir.Graph([first], [value], nodes=nodes, initializers=constants, opset_imports={"": 20}), ir_version=10
+    )
     assert np.array_equal(compute(model, {"x": x})[str(value.name)], now)
     view = view_of(model)
     if view is not None:

@@ -260,7 +260,7 @@ def test_toml(data: Path) -> None:
         ("batch = 2", "batch = 0", "batch=0; a batch needs at least one example"),
         ('targets = "labels"', 'targets = "label"', "evaluation.npz has no array 'label'; did you mean 'labels'?"),
         ('name = "scans"', 'invariants = ["visible"]', "unknown invariant 'visible'; did you mean 'some-key-visible'?"),
-        ('name = "scans"', 'invariants = "some-key-visible"', "Expected `array`, got `str`"),
+        ('name = "scans"', 'invariants = "some-key-visible"', "Expected `array | null`, got `str`"),
         ('name = "scans"', "name = ", "is not TOML"),
         ('source = "model.onnx"', "", "has no source"),
         ('"model.onnx"', '"other.toml"', "the source is a recipe itself"),
