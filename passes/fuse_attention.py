@@ -8,6 +8,9 @@ The operator is Attention of opset 23, which reads the heads in place; below tha
 com.microsoft. Measured on ONNX Runtime 1.32, AVX2, one thread, 12 heads of 32, µs at sequence length 8 / 32 / 128:
 Attention 27 / 57 / 560, MultiHeadAttention 39 / 86 / 630. One product for q, k and v, then Split, beats three products.
 The third form keeps Softmax and computes the scores by one FusedMatMul, which scales and transposes on the way.
+As shares of the time of a dynamo export as ONNX Runtime 1.32 optimises it at load, AVX512, one thread, 12 heads of 32
+under a finite mask, at 8 / 32 / 128: Attention 0.58 / 0.54 / 0.54, MultiHeadAttention 0.73 / 0.83 / 0.66, products
+0.86 / 0.92 / 0.92. Products are for places whose rows without a visible key no operator treats alike.
 
 Softmax of a row that is all minus infinity is NaN, and exporters may guard against it: ``where(isnan(p), 0, p)``. Where
 each row of the mask has a finite number no such row exists, and the guard does nothing, as long as the activations are

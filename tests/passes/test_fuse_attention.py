@@ -305,6 +305,8 @@ GUARDS = [
         "float scale", "int64[4] other = {0, 0, 1, 6}, float scale").replace("MatMul(p, vt)", "MatMul(p, vt)")),
     ("the mask does not have one column per key", BODY.replace("bool[b, 1, s, s] seen", "bool[b, 1, s, 1] seen")),
     ("the mask does not have one column per key", BODY.replace("bool[b, 1, s, s] seen", "bool[3, 1, s, s] seen")),
+    ("queries, keys and values differ in their batch or length",
+     UNMASKED.replace("float[b, s, 6] k, float[b, s, 6] v", "float[1, s, 6] k, float[1, s, 6] v")),
     (MERGED, BODY.replace("ot = Transpose<perm = [0, 2, 1, 3]>",
                                                                 "ot = Transpose<perm = [0, 2, 3, 1]>")),
     (MERGED,
@@ -321,6 +323,38 @@ def test_guard(reason: str, body: str) -> None:
     assert [s.reason for s in record.sites] == [reason]
     assert not record.modified
     assert serialized(model) == before
+
+
+THREE_AXES = f"""g ({QKV}) => (float[b, 5, 6] y) <{SIZES}, int64[3] rows = {{-1, 5, 3}},
+    int64[3] columns = {{-1, 3, 5}}, int64[4] back = {{-1, 2, 5, 3}}> {{
+    q4 = Reshape(q, split)
+    qt = Transpose<perm = [0, 2, 1, 3]>(q4)
+    qf = Reshape(qt, rows)
+    k4 = Reshape(k, split)
+    kt = Transpose<perm = [0, 2, 3, 1]>(k4)
+    kf = Reshape(kt, columns)
+    v4 = Reshape(v, split)
+    vt = Transpose<perm = [0, 2, 1, 3]>(v4)
+    vf = Reshape(vt, rows)
+    product = MatMul(qf, kf)
+    p = Softmax(product)
+    o3 = MatMul(p, vf)
+    o4 = Reshape(o3, back)
+    ot = Transpose<perm = [0, 2, 1, 3]>(o4)
+    y = Reshape(ot, merge)
+}}""".replace("b, s,", "b, 5,")
+
+
+def test_three_axes_with_the_batch_first() -> None:
+    model = attention(THREE_AXES)
+    before, given_feeds = serialized(model), feeds(model, np.random.default_rng(0))
+    reason = "batch and heads are in one axis, and the batch comes first"
+    assert [s.reason for s in sites(model, FuseAttention(products=True))] == [reason]
+    assert serialized(model) == before
+    outputs = compute(model, given_feeds)
+    assert [s.reason for s in sites(model, FuseAttention())] == [None]
+    assert [n.op_type for n in model.graph] == ["Attention"]
+    assert distance(compute(model, given_feeds), outputs)[0] <= 4 * (40 * 12 + 4 * 2 * 7) * EPS32
 
 
 INFINITE = [
