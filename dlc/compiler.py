@@ -79,7 +79,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
 
         progress.stage("rewrite and build", 1 + len(precisions))
         equal = evaluator(costs) if options.check_each_pass else None
-        passes = rewrites(target, recipe.rewrites)
+        passes = rewrites(target, recipe.rewrites, recipe.invariants)
         base = rewrite(exported.model, costs, passes, evaluate=equal)
         found = hits(base, passes, recipe.expect_fusions)
         built = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]

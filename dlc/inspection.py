@@ -93,7 +93,7 @@ def explain_sites(
     Each place is measured at these sizes unless ``measure`` is False: then every form that fits is applied.
     """
     target = detect()
-    passes = rewrites(target, recipe.rewrites)
+    passes = rewrites(target, recipe.rewrites, recipe.invariants)
     names = [p.name for p in passes]
     asked = names if rewrite == "all" else naming.matching(rewrite, names)
     if not asked:

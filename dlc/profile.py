@@ -50,7 +50,7 @@ def profile(
             target, Interface.of(exported.model), exported.inputs, measured_sizes(exported.dims), seed=seed, table=table
         )
         known = len(table.seen)
-        done = rewrite(exported.model, costs, rewrites(target, recipe.rewrites))
+        done = rewrite(exported.model, costs, rewrites(target, recipe.rewrites, recipe.invariants))
         session_for(done.model, costs)
         bugs += done.bugs
         added[source] = len(table.seen) - known

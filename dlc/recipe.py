@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
 
+Invariant: TypeAlias = Literal["some-key-visible"]
+"""What a user states about every input that the model will be given, and the graph cannot tell.
+
+``some-key-visible``: no mask hides all keys from a query; every sequence has at least one valid token.
+"""
+INVARIANTS: tuple[Invariant, ...] = ("some-key-visible",)
+
 Source: TypeAlias = "Callable[[], torch.nn.Module] | Path"
 """A factory of a trained module in eval mode, or the path of an ``.onnx`` or ``.pt2`` file."""
 
@@ -101,7 +108,7 @@ class Recipe:
 
     ``inputs`` and ``outputs`` name a module's arguments and results in order; for ONNX files they are read from the
     graph; ``inputs`` may add dims and value bounds. ``prediction`` turns the feeds and outputs of one batch into one
-    row per example, [b, ...], for ``metric``; default: the first output.
+    row per example, [b, ...], for ``metric``; default: the first output. ``invariants``: what holds for every input.
 
     ``rewrites``: rules of onnxscript's rewriter, or rewrites, of the user's own; measured and checked as ours are.
     ``expect_fusions``: rewrites, by name or short name, and at how many places each must at least fit.
@@ -121,6 +128,7 @@ class Recipe:
     rewrites: tuple[Rewrite, ...] = ()
     expect_fusions: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    invariants: tuple[Invariant, ...] = ()
 
     def __post_init__(self) -> None:
         self._accept_plain_words()
@@ -128,6 +136,8 @@ class Recipe:
             raise RecipeError(f"name {self.name!r} cannot be a folder name: use letters, digits, '-', '_' and '.'")
         if unknown := [v for v in self.variants if v not in PRECISIONS]:
             raise RecipeError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
+        if unstated := [i for i in self.invariants if i not in INVARIANTS]:
+            raise RecipeError(f"unknown invariant {unstated[0]!r}{suggest(unstated[0], INVARIANTS)}")
         for name, spec in self.inputs.items():
             for extent in spec.shape:
                 if isinstance(extent, str) and extent not in self.dims:
@@ -166,6 +176,8 @@ class Recipe:
             object.__setattr__(self, "rewrites", (self.rewrites,))
         if isinstance(self.variants, str):
             object.__setattr__(self, "variants", (self.variants,))
+        stated = (self.invariants,) if isinstance(self.invariants, str) else tuple(self.invariants)
+        object.__setattr__(self, "invariants", stated)
         if isinstance(self.metric, str):
             from dlc.harness.accuracy import METRICS
 

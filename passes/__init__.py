@@ -5,6 +5,7 @@ PASSES = {
     "canonicalize": "dlc.passes.canonicalize:Canonicalize",
     "cast-fp16": "dlc.passes.cast_fp16:CastFp16",
     "convolve-gemm": "dlc.passes.convolve_gemm:ConvolveGemm",
+    "drop-softmax-guard": "dlc.passes.drop_softmax_guard:DropSoftmaxGuard",
     "emulate-bf16": "dlc.passes.emulate_bf16:EmulateBf16",
     "fold-batch-norm": "dlc.passes.fold_batch_norm:FoldBatchNorm",
     "fold-input-scale": "dlc.passes.fold_input_scale:FoldInputScale",

@@ -24,8 +24,9 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from dlc.passes.attention_operands import _floored
 from dlc.passes.edit import Edit
-from dlc.passes.fuse_attention import ATTENTION, _floored
+from dlc.passes.fuse_attention import ATTENTION
 from dlc.passes.match_group_query_attention import Match, find
 from dlc.passes.raise_opset import raisable, raise_opset
 from dlc.passes.rewrite import Rewrite

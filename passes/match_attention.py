@@ -1,210 +1,270 @@
-"""Finds scaled dot-product attention, written out in operators, as today's and yesterday's exporters write it.
+"""Finds scaled dot-product attention, written out in operators, however an exporter moves the axes.
 
     merge(softmax(scale * split(q) split(k)' + mask) split(v))
 
-The scale may stand at the queries, the keys, the product, or be shared between them, as a factor or a divisor. Keys are
-split in one transpose, or split and then swapped on four axes or by way of three.
+The scale may stand at the queries, the keys, the product, or be shared between them, as a factor or a divisor. Heads
+are split and merged by any chain of views (``dlc.passes.views``): with the batch or the sequence first, on four axes or
+on three with batch and heads in one, out of a tensor of their own or a part of one that holds queries, keys and values.
+The mask is added, or a lowest number takes the place of scores.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 
+from dlc.interface import Extent
 from dlc.passes.base import constant, only_user, scalar
-from dlc.passes.extents import extents, matches, reshaped
+from dlc.passes.extents import contents, extents
+from dlc.passes.ranges import finite
+from dlc.passes.views import VIEWS, View, size, sources, through
 
-SPLIT = (0, 2, 1, 3)
-"""[B, S, H, D] -> [B, H, S, D], and back."""
+SWALLOWS = -1e32
+"""A number this low plus any score below 2^80 is itself again, so that adding it is putting it in the score's place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """[B, S, H*D], split into heads and multiplied by ``scale``."""
+    """[batch, length, heads * size] in ``value``, or its part ``part[0]`` of ``part[1]`` along the last axis.
+
+    ``sequence_first``: the value is [length, batch, ...].  ``scale``: what the heads are multiplied by.
+    """
 
     value: ir.Value
+    batch: Extent
+    length: Extent
     heads: int
     size: int
     scale: float
+    part: tuple[int, int] = (0, 1)
+    sequence_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """Added to the scores, [batch|1, heads|1, queries|1, keys] or without leading axes.
+
+    ``lowest``: the value is a condition; scores get this number, the lowest, where it is ``where``.
+    """
+
+    value: ir.Value
+    shape: tuple[Extent, ...]
+    lowest: float | None = None
+    where: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One attention; ``last`` is the Reshape that merges the heads, whose output the operator gives.
+    """One attention, from the scaled product of queries and keys to the Reshape that merges the heads.
 
-    ``zeroed``: rows of the mask may be all minus infinity, and a guard makes their probabilities 0.
+    ``product``: of probabilities and values.  ``sequence_first``: the heads are merged to [queries, batch, hidden],
+    ``reshaped``: with other axes before the last, such as [queries * batch, hidden].
+    ``blind``: rows of the mask may be all minus infinity, so that their probabilities are NaN; ``guarded``: NaN is
+    replaced by 0.
     """
 
     q: Heads
     k: Heads
     v: Heads
     scale: float
-    mask: ir.Value | None
+    mask: Mask | None
+    scores: ir.Node
+    product: ir.Node
     last: ir.Node
-    zeroed: bool
+    sequence_first: bool
+    reshaped: bool
+    blind: bool
+    guarded: bool
 
 
 def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
     """Find the attention around a Softmax, or say why there is none."""
-    after = _after(softmax)
-    if isinstance(after, str):
-        return after
-    product, last, guarded = after
-    scores, mask = _scores(softmax.inputs[0])
-    if scores is None:
+    if isinstance(weighted := _weighted(softmax), str):
+        return weighted
+    product, guarded = weighted
+    if (scored := _scores(softmax.inputs[0])) is None:
         return "the scores are no product of two matrices, plus a mask"
-    node, scale = scores
-    q, k, v = _split(node.inputs[0]), _keys(node.inputs[1]), _split(product.inputs[1])
-    for which, found in (("queries", q), ("keys", k), ("values", v)):
-        if isinstance(found, str):
-            return f"{which}: {found}"
-    assert isinstance(q, Heads)
-    assert isinstance(k, Heads)
-    assert isinstance(v, Heads)
+    top, scores, scale, mask = scored
+    found = [_heads(v, swapped=i == 1) for i, v in enumerate((*scores.inputs, product.inputs[1]))]
+    for which, each in zip(("queries", "keys", "values"), found, strict=True):
+        if isinstance(each, str):
+            return f"{which}: {each}"
+    q, k, v = (each for each in found if isinstance(each, Heads))
+    scale *= q.scale * k.scale
+    if (reason := _unlike(q, k, v)) is not None:
+        return reason
+    if scale <= 0:
+        return "the scale is not positive, which no attention operator takes"
+    rank = len(extents(product.inputs[1]) or ())
+    hiding = _four_axes(mask, q, k, rank) if mask is not None else None
+    merged = _merged(product, q, v, rank)
+    if isinstance(hiding, str) or isinstance(merged, str):
+        return hiding if isinstance(hiding, str) else str(merged)
+    blind = hiding is not None and _blind(hiding)
+    return Match(q, k, v, scale, hiding, top, product, *merged, blind, guarded)
+
+
+def _unlike(q: Heads, k: Heads, v: Heads) -> str | None:
+    """Say what keeps them from one operator; keys may be more or fewer than queries, values larger or smaller."""
     if not q.heads == k.heads == v.heads or q.size != k.size:
         return "queries, keys and values differ in their heads"
-    if v.scale != 1.0:
-        return "the values are scaled"
-    if scale * q.scale * k.scale <= 0:
-        return "the scale is not positive, which no attention operator takes"
-    if reason := _unfit(mask, q, k):
-        return reason
-    batch, length, _ = extents(q.value) or (None,) * 3
-    if not matches(reshaped(last), (batch, length, q.heads * v.size)):
-        return "the heads are not merged to [batch, sequence, hidden]"
-    zeroed = guarded and not (mask is None or _finite(mask))
-    return Match(q, k, v, scale * q.scale * k.scale, mask, last, zeroed)
+    if not q.batch == k.batch == v.batch or k.length != v.length:
+        return "queries, keys and values differ in their batch or length"
+    return "the values are scaled" if v.scale != 1.0 else None
 
 
-def _after(softmax: ir.Node) -> tuple[ir.Node, ir.Node, bool] | str:  # noqa: PLR0911 - one return a guard
-    """Return the product with the values, the Reshape that merges the heads, and whether there is a guard."""
-    if softmax.attributes.get_int("axis", -1) not in (-1, 3):
-        return "softmax is not over the last of four axes"
-    p, guarded = softmax.outputs[0], False
+def guard(softmax: ir.Node) -> ir.Node | None:
+    """Return the Where that puts 0 in the place of NaN probabilities, if that is all that reads them."""
+    p = softmax.outputs[0]
+    users = sorted((u.node for u in p.uses()), key=lambda n: n.op_type)
+    if p.is_graph_output() or [n.op_type for n in users] != ["IsNaN", "Where"]:
+        return None
+    isnan, where = users
+    fits = where.inputs[0] is isnan.outputs[0] and where.inputs[2] is p and scalar(where.inputs[1]) == 0.0
+    return where if fits and only_user(isnan.outputs[0]) is where else None
+
+
+def _weighted(softmax: ir.Node) -> tuple[ir.Node, bool] | str:
+    """Return the product of the probabilities with the values, and whether there is a guard."""
+    p = softmax.outputs[0]
+    rank = len(extents(p) or ())
+    if rank not in (3, 4) or softmax.attributes.get_int("axis", -1) not in (-1, rank - 1):
+        return "softmax is not over the last of three or four axes"
     if p.is_graph_output():
         return "the probabilities are a graph output"
-    users = [u.node for u in p.uses()]
-    if [n.op_type for n in sorted(users, key=lambda n: n.op_type)] == ["IsNaN", "Where"]:
-        where = users[0] if users[0].op_type == "Where" else users[1]
-        isnan = next(n for n in users if n is not where)
-        if where.inputs[0] is not isnan.outputs[0] or where.inputs[2] is not p or scalar(where.inputs[1]) != 0.0:
-            return "the probabilities have another reader"
-        if only_user(isnan.outputs[0]) is not where:
-            return "the guard has another reader"
-        p, guarded = where.outputs[0], True
+    guarded = guard(softmax)
+    if guarded is not None:
+        p = guarded.outputs[0]
     product = only_user(p)
     if product is None:
         return "the probabilities have another reader"
-    if product.op_type != "MatMul" or product.inputs[0] is not p:
+    if product.op_type != "MatMul" or product.domain != "" or product.inputs[0] is not p:
         return "the probabilities are not multiplied with values"
-    merge = only_user(product.outputs[0])
-    if merge is None or merge.op_type != "Transpose" or _perm(merge) != SPLIT:
-        return "the heads are not merged after the product"
-    last = only_user(merge.outputs[0])
-    return (product, last, guarded) if last is not None and last.op_type == "Reshape" else "the heads are not merged"
+    return product, guarded is not None
 
 
-def _scores(value: ir.Value | None) -> tuple[tuple[ir.Node, float] | None, ir.Value | None]:
+def _scores(value: ir.Value | None) -> tuple[ir.Node, ir.Node, float, Mask | None] | None:
     """Take ``scale * q k' + mask`` apart; neither the sum nor the product may be read elsewhere."""
-    node = _made_by(value, "Add")
-    for scores, mask in ((0, 1), (1, 0)) if node is not None else ():
-        assert node is not None
-        if (found := _product(node.inputs[scores])) is not None and _single(value):
-            return found, node.inputs[mask]
-    return _product(value), None
+    if value is None or only_user(value) is None:
+        return None
+    if (node := _made_by(value, "Add")) is not None:
+        for i in (0, 1):
+            if (found := _product(node.inputs[i])) is not None and (mask := node.inputs[1 - i]) is not None:
+                return *found, Mask(mask, extents(mask) or ())
+    elif (node := _made_by(value, "Where")) is not None and (condition := node.inputs[0]) is not None:
+        for i in (1, 2):
+            lowest = scalar(node.inputs[3 - i])
+            if (found := _product(node.inputs[i])) is not None and lowest is not None and lowest <= SWALLOWS:
+                return *found, Mask(condition, extents(condition) or (), lowest, where=i == 2)
+    elif (found := _product(value)) is not None:
+        return *found, None
+    return None
 
 
-def _product(value: ir.Value | None) -> tuple[ir.Node, float] | None:
+def _product(value: ir.Value | None) -> tuple[ir.Node, ir.Node, float] | None:
+    """Return the node that gives a scaled product, the product and its scale; neither may be read elsewhere."""
     scale, base = _unscaled(value)
-    node = _made_by(base, "MatMul")
-    return (node, scale) if node is not None and _single(base) and _single(value) else None
+    node, top = _made_by(base, "MatMul"), value.producer() if value is not None else None
+    single = all(v is not None and only_user(v) is not None for v in (base, value))
+    return (top, node, scale) if top is not None and node is not None and single else None
 
 
-def _split(value: ir.Value | None) -> Heads | str:
-    """[B, H, S, D]: a Transpose of a Reshape of [B, S, H*D], scaled or not."""
-    scale, base = _unscaled(value)
-    transpose = _made_by(base, "Transpose")
-    return _reshaped_heads(transpose, SPLIT, scale)
+def _heads(value: ir.Value | None, *, swapped: bool) -> Heads | str:
+    """[b, h, s, d] or [b*h, s, d], ``swapped``: the last two the other way; as a view of [b, s, h*d] or [s, b, h*d]."""
+    if value is None or value.dtype != ir.DataType.FLOAT:
+        return f"dtype is {value.dtype.name if value is not None and value.dtype else 'unknown'}, not FLOAT"
+    reason = "not split into heads, or sizes are unknown"
+    for origin, view, scale in sources(value, scaled=_unscaled):
+        if len(view.source) != 3 or len(view.axes) not in (3, 4):
+            continue
+        found = _read(origin, view, swapped=swapped)
+        if isinstance(found, Heads):
+            return replace(found, scale=scale)
+        reason = found
+    return reason
 
 
-def _keys(value: ir.Value | None) -> Heads | str:
-    """[B, H, D, S]: split in one Transpose, or split and then transposed."""
-    scale, base = _unscaled(value)
-    transpose = _made_by(base, "Transpose")
-    if transpose is not None and _perm(transpose) == (0, 2, 3, 1):
-        return _reshaped_heads(transpose, (0, 2, 3, 1), scale)
-    inner = transpose.inputs[0] if transpose is not None and _perm(transpose) == (0, 1, 3, 2) else _swapped(base)
-    found = _split(inner)
-    return found if isinstance(found, str) else Heads(found.value, found.heads, found.size, found.scale * scale)
-
-
-def _reshaped_heads(transpose: ir.Node | None, perm: tuple[int, ...], scale: float) -> Heads | str:  # noqa: PLR0911
-    if transpose is None or _perm(transpose) != perm:
-        return "not split into heads by a transpose"
-    reshape = _made_by(transpose.inputs[0], "Reshape")
-    if reshape is None or (x := reshape.inputs[0]) is None:
-        return "not split into heads by a reshape"
-    if x.dtype != ir.DataType.FLOAT:
-        return f"dtype is {x.dtype.name if x.dtype else 'unknown'}, not FLOAT"
-    shape, asked = extents(x), reshaped(reshape)
-    if shape is None or asked is None or len(shape) != 3 or len(asked) != 4 or not isinstance(shape[2], int):
-        return "sizes are unknown"
-    heads, size = asked[2:]
-    if not isinstance(heads, int) or not isinstance(size, int):
+def _read(origin: ir.Value, view: View, *, swapped: bool) -> Heads | str:
+    """Read heads off a view, where it is one of a tensor [batch, length, hidden] or [length, batch, hidden]."""
+    *lead, length, features = view.axes if not swapped else (*view.axes[:-2], view.axes[-1], view.axes[-2])
+    hidden, selected = view.source[2], tuple(f for axis in view.source for f in axis if f in view.fixed)
+    if len(selected) > 1 or hidden[: len(selected)] != selected:
+        return "the heads are not split off a tensor in one piece"
+    split = len(hidden) - len(features)
+    heads = hidden[len(selected) : split]
+    flat = tuple(f for axis in lead for f in axis)
+    batch = flat[: len(flat) - len(heads)]
+    straight = hidden[split:] == features and flat[len(batch) :] == heads and (len(lead) == 1 or lead[0] == batch)
+    if not straight or view.source[:2] not in ((batch, length), (length, batch)):
+        return "the views do more than split the last axis"
+    each, count = size(features), size(heads)
+    if not isinstance(each, int) or not isinstance(count, int):
         return "number or size of the heads is dynamic"
-    heads = shape[2] // size if heads == -1 else heads
-    size = shape[2] // heads if size == -1 else size
-    if heads * size != shape[2] or not matches(asked, (*shape[:2], heads, size)):
-        return "the reshape does more than split the last axis"
-    return Heads(x, heads, size, scale)
+    if size(batch) is None or size(length) is None:
+        return "sizes are unknown"
+    part = next(((view.fixed[f], f.size) for f in selected if isinstance(f.size, int)), (0, 1))
+    first = view.source[:2] != (batch, length)
+    return Heads(origin, size(batch), size(length), count, each, 1.0, part, first)
 
 
-def _swapped(value: ir.Value | None) -> ir.Value | None:
-    """Return x of a swap of its last two axes: [B, H, S, D] -> [B*H, S, D] -> [B*H, D, S] -> [B, H, D, S]."""
-    back = _made_by(value, "Reshape")
-    transpose = _made_by(back.inputs[0], "Transpose") if back is not None else None
-    flat = _made_by(transpose.inputs[0], "Reshape") if transpose is not None and _perm(transpose) == (0, 2, 1) else None
-    shape = extents(flat.inputs[0]) if flat is not None else None
-    if back is None or flat is None or shape is None or len(shape) != 4:
-        return None
-    b, h, s, d = shape
-    asked = reshaped(flat)
-    if asked is None or len(asked) != 3 or asked[0] != -1 or not matches(asked[1:], (s, d)):
-        return None
-    return flat.inputs[0] if matches(reshaped(back), (b, h, d, s)) else None
+def _merged(product: ir.Node, q: Heads, v: Heads, rank: int) -> tuple[ir.Node, bool, bool] | str:
+    """Return the Reshape that merges the heads, whether the sequence comes first there, and if it does more."""
+    b, h, s, d = View.whole((q.batch, q.heads, q.length, v.size)).axes
+    view, value = View.of((b, h, s, d) if rank == 4 else ((*b, *h), s, d)), product.outputs[0]
+    while (node := only_user(value)) is not None and node.op_type in VIEWS and node.domain == "":
+        if node.inputs[0] is not value or (found := through(view, node, node.outputs[0])) is None or found.fixed:
+            return "the heads are not merged to [batch, sequence, hidden]"
+        view, value = found, node.outputs[0]
+        for lead in ((b, s), (s, b)):
+            flat = tuple(f for axis in view.axes for f in axis)
+            if node.op_type != "Reshape" or flat != (*lead[0], *lead[1], *h, *d) or view.axes[-1] != (*h, *d):
+                continue
+            reshaped = view.axes[:-1] != lead
+            if reshaped and 0 in (contents(node.inputs[1]) or ()):
+                return "the heads are merged to sizes that are copied"
+            return node, lead != (b, s), reshaped
+    return "the heads are not merged to [batch, sequence, hidden]"
 
 
-def _unfit(mask: ir.Value | None, q: Heads, k: Heads) -> str | None:
-    """Say why the operator cannot read a mask; one row for all queries is expanded when rewriting."""
-    if mask is None:
-        return None
-    shape, queries, keys = extents(mask), extents(q.value), extents(k.value)
-    assert queries is not None
-    assert keys is not None
-    if mask.dtype != ir.DataType.FLOAT:
-        return "the mask is not FLOAT"
-    if shape is None or len(shape) != 4:
-        return "the mask has not four axes"
-    fits = (
-        shape[0] in (1, queries[0]), shape[1] in (1, q.heads), shape[2] in (1, queries[1]), shape[3] == keys[1]
-    )  # fmt: skip
-    return None if all(fits) and None not in shape else "the mask does not have one column per key"
+def _four_axes(mask: Mask, q: Heads, k: Heads, rank: int) -> Mask | str:
+    """Return a mask as one that can be given four axes, [b|1, h|1, s|1, t], in its smallest form."""
+    kind = ir.DataType.FLOAT if mask.lowest is None else ir.DataType.BOOL
+    if mask.value.dtype != kind:
+        return f"the mask is not {kind.name}"
+    wanted = (q.batch, q.heads, q.length, k.length)
+    for value in _spread(mask.value, rank):
+        shape = extents(value)
+        if shape is None or None in shape or len(shape) > 4:
+            continue
+        padded = (1,) * (4 - len(shape)) + shape
+        if padded[3] == wanted[3] and all(has in (1, size) for has, size in zip(padded, wanted, strict=True)):
+            return replace(mask, value=value, shape=shape)
+    return "the mask does not have one column per key"
 
 
-def _finite(value: ir.Value | None) -> bool:
-    """Whether a mask is finite whatever the inputs are."""
-    if value is None:
-        return False
-    if (array := constant(value)) is not None:
-        return bool(np.isfinite(array).all())
-    node = value.producer()
-    if node is None or node.domain != "":
-        return False
-    if node.op_type == "Where":
-        return _finite(node.inputs[1]) and _finite(node.inputs[2])
-    return node.op_type in ("Expand", "Unsqueeze", "Reshape", "Identity") and _finite(node.inputs[0])
+def _blind(mask: Mask) -> bool:
+    """Whether it cannot be ruled out that a row of a mask hides all keys, by minus infinity."""
+    array = constant(mask.value)
+    if mask.lowest is None:
+        return not finite(mask.value) and (array is None or bool(np.isneginf(array).all(axis=-1).any()))
+    return mask.lowest == -np.inf and (array is None or bool((array == mask.where).all(axis=-1).any()))
+
+
+def _spread(value: ir.Value, rank: int) -> list[ir.Value]:
+    """Return what a mask is expanded from, smallest first; on three axes also what has batch and heads in two."""
+    found = list[ir.Value]()
+    for origin, view, _ in sources(value):
+        b, h, *rest = view.source if len(view.source) == 4 else ((), ())
+        if view.axes == (view.source if rank == 4 or len(view.source) < 3 else ((*b, *h), *rest)):
+            found.append(origin)
+    shape = extents(value)
+    if value not in found and shape is not None and (rank == 4 or len(shape) < 3 or shape[0] == 1):
+        found.append(value)
+    while found and (node := _made_by(found[0], "Expand")) is not None and (x := node.inputs[0]) is not None:
+        found.insert(0, x)
+    return found
 
 
 def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
@@ -224,11 +284,3 @@ def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
 def _made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
     node = value.producer() if value is not None else None
     return node if node is not None and node.op_type == op_type and node.domain == "" else None
-
-
-def _single(value: ir.Value | None) -> bool:
-    return value is not None and only_user(value) is not None
-
-
-def _perm(node: ir.Node) -> tuple[int, ...]:
-    return tuple(node.attributes.get_ints("perm", ()))

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
+from dlc.passes.base import constant, only_user, scalar
 from dlc.passes.extents import Extents, contents, extents, matches, reshaped
-from dlc.passes.match_attention import _after, _finite, _made_by, _perm, _scores, _swapped, _unscaled
 from dlc.passes.match_rotary import unsplit
 
 
@@ -128,3 +129,106 @@ def _repeated(value: ir.Value | None) -> tuple[ir.Value | None, int]:
     if not isinstance(n, int) or not isinstance(g, int) or given != (b, g, n, t, d) or result != (b, g * n, t, d):
         return None, 0
     return x, n
+
+
+SPLIT = (0, 2, 1, 3)
+
+
+def _after(softmax: ir.Node) -> tuple[ir.Node, ir.Node, bool] | str:  # noqa: PLR0911 - one return a guard
+    """Return the product with the values, the Reshape that merges the heads, and whether there is a guard."""
+    if softmax.attributes.get_int("axis", -1) not in (-1, 3):
+        return "softmax is not over the last of four axes"
+    p, guarded = softmax.outputs[0], False
+    if p.is_graph_output():
+        return "the probabilities are a graph output"
+    users = [u.node for u in p.uses()]
+    if [n.op_type for n in sorted(users, key=lambda n: n.op_type)] == ["IsNaN", "Where"]:
+        where = users[0] if users[0].op_type == "Where" else users[1]
+        isnan = next(n for n in users if n is not where)
+        if where.inputs[0] is not isnan.outputs[0] or where.inputs[2] is not p or scalar(where.inputs[1]) != 0.0:
+            return "the probabilities have another reader"
+        if only_user(isnan.outputs[0]) is not where:
+            return "the guard has another reader"
+        p, guarded = where.outputs[0], True
+    product = only_user(p)
+    if product is None:
+        return "the probabilities have another reader"
+    if product.op_type != "MatMul" or product.inputs[0] is not p:
+        return "the probabilities are not multiplied with values"
+    merge = only_user(product.outputs[0])
+    if merge is None or merge.op_type != "Transpose" or _perm(merge) != SPLIT:
+        return "the heads are not merged after the product"
+    last = only_user(merge.outputs[0])
+    return (product, last, guarded) if last is not None and last.op_type == "Reshape" else "the heads are not merged"
+
+
+def _scores(value: ir.Value | None) -> tuple[tuple[ir.Node, float] | None, ir.Value | None]:
+    """Take ``scale * q k' + mask`` apart; neither the sum nor the product may be read elsewhere."""
+    node = _made_by(value, "Add")
+    for scores, mask in ((0, 1), (1, 0)) if node is not None else ():
+        assert node is not None
+        if (found := _product(node.inputs[scores])) is not None and _single(value):
+            return found, node.inputs[mask]
+    return _product(value), None
+
+
+def _product(value: ir.Value | None) -> tuple[ir.Node, float] | None:
+    scale, base = _unscaled(value)
+    node = _made_by(base, "MatMul")
+    return (node, scale) if node is not None and _single(base) and _single(value) else None
+
+
+def _swapped(value: ir.Value | None) -> ir.Value | None:
+    """Return x of a swap of its last two axes: [B, H, S, D] -> [B*H, S, D] -> [B*H, D, S] -> [B, H, D, S]."""
+    back = _made_by(value, "Reshape")
+    transpose = _made_by(back.inputs[0], "Transpose") if back is not None else None
+    flat = _made_by(transpose.inputs[0], "Reshape") if transpose is not None and _perm(transpose) == (0, 2, 1) else None
+    shape = extents(flat.inputs[0]) if flat is not None else None
+    if back is None or flat is None or shape is None or len(shape) != 4:
+        return None
+    b, h, s, d = shape
+    asked = reshaped(flat)
+    if asked is None or len(asked) != 3 or asked[0] != -1 or not matches(asked[1:], (s, d)):
+        return None
+    return flat.inputs[0] if matches(reshaped(back), (b, h, d, s)) else None
+
+
+def _finite(value: ir.Value | None) -> bool:
+    """Whether a mask is finite whatever the inputs are."""
+    if value is None:
+        return False
+    if (array := constant(value)) is not None:
+        return bool(np.isfinite(array).all())
+    node = value.producer()
+    if node is None or node.domain != "":
+        return False
+    if node.op_type == "Where":
+        return _finite(node.inputs[1]) and _finite(node.inputs[2])
+    return node.op_type in ("Expand", "Unsqueeze", "Reshape", "Identity") and _finite(node.inputs[0])
+
+
+def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
+    """Strip multiplications with, and divisions by, a scalar constant."""
+    scale = 1.0
+    while value is not None and (node := value.producer()) is not None and node.op_type in ("Mul", "Div"):
+        right, left = scalar(node.inputs[1]), scalar(node.inputs[0])
+        if right is not None and (node.op_type == "Mul" or right != 0.0):
+            scale, value = scale * right if node.op_type == "Mul" else scale / right, node.inputs[0]
+        elif left is not None and node.op_type == "Mul":
+            scale, value = scale * left, node.inputs[1]
+        else:
+            break
+    return scale, value
+
+
+def _made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    node = value.producer() if value is not None else None
+    return node if node is not None and node.op_type == op_type and node.domain == "" else None
+
+
+def _single(value: ir.Value | None) -> bool:
+    return value is not None and only_user(value) is not None
+
+
+def _perm(node: ir.Node) -> tuple[int, ...]:
+    return tuple(node.attributes.get_ints("perm", ()))

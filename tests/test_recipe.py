@@ -47,6 +47,7 @@ def test_dims() -> None:
         ({"dims": ["n"]}, "dims maps names"),
         ({"metric": "top2"}, "did you mean 'top1'"),
         ({"variants": "int9"}, "unknown variant 'int9'"),
+        ({"invariants": "some-key-visibel"}, "unknown invariant 'some-key-visibel'; did you mean 'some-key-visible'"),
         ({"name": "../up"}, "cannot be a folder name"),
         ({"expect_fusions": ["attention"]}, "expect_fusions maps names"),
         ({"expect_fusions": {"atention": 6}}, "no rewrite is named 'atention'; did you mean 'attention'"),
@@ -65,10 +66,11 @@ def test_wrong_declarations(declared: dict[str, Any], says: str) -> None:
 
 
 def test_plain_words_will_do() -> None:
-    words: dict[str, Any] = {"source": "m.onnx", "metric": "top1", "variants": "int8"}
+    words: dict[str, Any] = {"source": "m.onnx", "metric": "top1", "variants": "int8", "invariants": "some-key-visible"}
     recipe = Recipe(name="m", **words)
     assert recipe.source == Path("m.onnx")
     assert recipe.variants == ("int8",)
+    assert recipe.invariants == ("some-key-visible",)
     assert recipe.metric is not None
     assert recipe.metric.name == "top1"
 

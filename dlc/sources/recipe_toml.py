@@ -12,6 +12,7 @@ evaluation = { file = "evaluation.npz", targets = "labels", batch = 64 }
 gates = { retention = 0.99 }
 rewrites = ["my_rules.py:rule"]                       # or package.module:rule; relative to this file
 expect_fusions = { attention = 6 }                    # places at which a rewrite must fit
+invariants = ["some-key-visible"]                                     # what holds for every input, see docs/recipes.md
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Document(_Strict, frozen=True, kw_only=True):
     rewrites: tuple[str, ...] = ()
     expect_fusions: dict[str, int] = {}
     notes: tuple[str, ...] | None = None
+    invariants: tuple[str, ...] | None = None
 
 
 TABLES: dict[str, type[_Strict]] = {
@@ -102,7 +104,9 @@ def read(path: Path) -> Document:
 def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     """Put what a document declares in the place of what the recipe does."""
     given: dict[str, Any] = {
-        key: value for key in ("name", "outputs", "variants", "notes") if (value := getattr(document, key)) is not None
+        key: value
+        for key in ("name", "outputs", "variants", "notes", "invariants")
+        if (value := getattr(document, key)) is not None
     }
     if document.dims:
         given["dims"] = {**recipe.dims, **{k: Dim(d.min, d.max, d.typical) for k, d in document.dims.items()}}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from dlc.passes.cancel_transposes import CancelTransposes
 from dlc.passes.convolve_gemm import ConvolveGemm
+from dlc.passes.drop_softmax_guard import DropSoftmaxGuard
 from dlc.passes.fold_batch_norm import FoldBatchNorm
 from dlc.passes.fold_input_scale import FoldInputScale
 from dlc.passes.fold_pad import FoldPad
@@ -33,21 +34,24 @@ from dlc.passes.split_integer_matmul import SplitIntegerMatMul
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.untile_batch_norm import UntileBatchNorm
+from dlc.recipe import Invariant
 from dlc.target import Target
 
 
-def rewrites(target: Target, own: Sequence[Rewrite] = ()) -> tuple[Rewrite, ...]:
+def rewrites(
+    target: Target, own: Sequence[Rewrite] = (), invariants: tuple[Invariant, ...] = ()
+) -> tuple[Rewrite, ...]:
     """Return those of a graph as it came, ours and a recipe's ``own``; it may come quantized, whole or in part.
 
     The recipe's come first, so that they see the graph as it was exported; one of ours with other options stands where
     it does by default.
     """
     given = {each.name: each for each in own}
-    ours = [given.pop(each.name, each) for each in _ours(target.opset)]
+    ours = [given.pop(each.name, each) for each in _ours(target.opset, invariants)]
     return (*given.values(), *ours)
 
 
-def _ours(opset: int) -> tuple[Rewrite, ...]:
+def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
     """Those that fold a factor come after those that look for it, those that change a product's form last."""
     return (
         UntileBatchNorm(), FuseInstanceNorm(), FuseGroupNorm(),
@@ -55,8 +59,9 @@ def _ours(opset: int) -> tuple[Rewrite, ...]:
         FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
         FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
-        FuseAttention(max_opset=min(opset, FuseAttention.max_opset)),
+        FuseAttention(max_opset=min(opset, FuseAttention.max_opset), invariants=invariants),
         FuseGroupQueryAttention(max_opset=min(opset, FuseGroupQueryAttention.max_opset)),
+        DropSoftmaxGuard(invariants=invariants),
         FoldScaleBias(), FoldInputScale(), FuseConvResidual(), MergeProducts(), FuseGemm(),
         *quantized_rewrites(),
     )  # fmt: skip

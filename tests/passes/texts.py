@@ -24,6 +24,12 @@ def graph(body: str, header: str = HEADER) -> ir.Model:
     return model
 
 
+def annotated(body: str) -> ir.Model:
+    """Parse, with the types and shapes that an exporter annotates."""
+    proto = ir.to_proto(graph(body))
+    return ir.from_proto(onnx.shape_inference.infer_shapes(proto, data_prop=True))
+
+
 def text(model: ir.Model) -> str:
     """Nodes of the main graph, one a line, and names and shapes of the initializers."""
     lines = [f"{_names(n.outputs)} = {n.op_type}({_names(n.inputs)})" for n in model.graph]

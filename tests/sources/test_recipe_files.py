@@ -259,6 +259,8 @@ def test_toml(data: Path) -> None:
         ("min = 1,", "min = 99,", "a dimension needs 1 <= min <= max"),
         ("batch = 2", "batch = 0", "batch=0; a batch needs at least one example"),
         ('targets = "labels"', 'targets = "label"', "evaluation.npz has no array 'label'; did you mean 'labels'?"),
+        ('name = "scans"', 'invariants = ["visible"]', "unknown invariant 'visible'; did you mean 'some-key-visible'?"),
+        ('name = "scans"', 'invariants = "some-key-visible"', "Expected `array | null`, got `str`"),
         ('name = "scans"', "name = ", "is not TOML"),
         ('source = "model.onnx"', "", "has no source"),
         ('"model.onnx"', '"other.toml"', "the source is a recipe itself"),
@@ -302,6 +304,7 @@ def test_overrides_accompany_a_bare_model(data: Path) -> None:
 
 
 def test_overrides_change_only_what_they_name(tmp_path: Path) -> None:
-    recipe = load_recipe("digits-mlp", Path(write(tmp_path, "r.toml", 'variants = ["fp16"]')))
-    assert recipe.variants == ("fp16",)
+    given = 'variants = ["fp16"]\ninvariants = ["some-key-visible"]'
+    recipe = load_recipe("digits-mlp", Path(write(tmp_path, "r.toml", given)))
+    assert (recipe.variants, recipe.invariants) == (("fp16",), ("some-key-visible",))
     assert recipe.metric is METRICS["top1"]

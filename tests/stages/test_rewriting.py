@@ -252,6 +252,12 @@ def test_attention_follows_the_target(opset: int, most: int) -> None:
     assert attention.options["max_opset"] == most
 
 
+def test_what_a_recipe_states_reaches_the_passes_that_ask() -> None:
+    told = {p.name for p in rewrites(detect(), invariants=("some-key-visible",)) if p.options.get("invariants")}
+    assert told == {"drop-softmax-guard", "fuse-attention"}
+    assert not any(p.options.get("invariants") for p in rewrites(detect()))
+
+
 def test_a_pass_reports_what_it_replaced() -> None:
     model = detours(1)
     for i, node in enumerate(model.graph):
