@@ -47,7 +47,10 @@ def _eps(nodes: list[ir.Node]) -> float:
 
 
 def distance(got: Outputs, stated: Outputs) -> tuple[float, str]:
-    """Return the largest ``max|a - b| / max|b|`` over the outputs, and that output's name; NaNs must coincide."""
+    """Return the largest ``max|a - b| / max|b|`` over the outputs, and that output's name.
+
+    NaNs must coincide, and so must infinities; the largest is that of the finite numbers.
+    """
     worst, where = 0.0, ""
     for name, b in stated.items():
         if (error := _relative(got[name], b)) > worst:
@@ -63,7 +66,9 @@ def _relative(a: Array, b: Array) -> float:
     x, y = a.astype(np.float64), b.astype(np.float64)
     if not np.array_equal(np.isnan(x), np.isnan(y)):
         return math.inf
-    x, y = np.nan_to_num(x), np.nan_to_num(y)
+    if not np.array_equal(np.where(np.isinf(x), x, 0), np.where(np.isinf(y), y, 0)):
+        return math.inf
+    x, y = (np.where(np.isfinite(v), v, 0) for v in (x, y))
     apart = float(np.abs(x - y).max(initial=0.0))
     return apart / max(float(np.abs(y).max(initial=0.0)), float(np.finfo(np.float32).tiny)) if apart else 0.0
 

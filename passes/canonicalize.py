@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from dlc.passes.base import Pass, Rewritten, Site, graphs
-from dlc.passes.exact_rules import exact_rules
+from dlc.passes.exact_rules import exact_rules, misfolded
 from dlc.passes.extents import extents
 from dlc.passes.name_sizes import name_sizes
 from dlc.passes.neutral import drop_neutral
@@ -101,6 +101,12 @@ class Canonicalize(Pass):
 
         class Folding(FoldConstantsPass):  # type: ignore[misc]
             """Infers what is not stated in the terms of the inputs; the rest of a large graph is most of the work."""
+
+            def process_node(self, node: ir.Node, is_function: bool) -> Any:  # noqa: FBT001 - the library's signature
+                if not misfolded(node):
+                    return super().process_node(node, is_function)
+                self._do_inference(node)
+                return None
 
             def _do_inference(self, node: ir.Node) -> None:
                 shapes = [extents(v) for v in node.outputs if v.name]

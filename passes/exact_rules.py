@@ -37,6 +37,30 @@ def exact_rules() -> ir.passes.InPlacePass:
     return made
 
 
+UNLIKE_REFERENCE = ("MaxUnpool", "Resize", "Upsample")
+"""Operators that onnx's reference, which folds constants, computes otherwise than ONNX Runtime: Resize with
+``align_corners`` and scales, MaxUnpool with an output shape."""
+
+
+def misfolded(node: ir.Node) -> bool:
+    """Whether onnxscript's constant folding would change what a node computes, or fail.
+
+    It forgets ``saturate`` of CastLike, takes the size of chunks in SplitToSequence for a constant, and takes rows of
+    sizes that were reshaped to a matrix for single sizes.
+    """
+    if node.domain != "":
+        return False
+    if node.op_type == "CastLike":
+        return node.attributes.get_int("saturate", 1) == 0
+    if node.op_type == "SplitToSequence":
+        chunk = node.inputs[1] if len(node.inputs) > 1 else None
+        return chunk is not None and chunk.const_value is None and (chunk.shape is None or len(chunk.shape) == 0)
+    if node.op_type == "Gather":
+        data = node.inputs[0]
+        return data is not None and data.const_value is None and data.shape is not None and len(data.shape) != 1
+    return node.op_type in UNLIKE_REFERENCE
+
+
 def may_match(rule: Any, node: ir.Node) -> bool:
     """Whether the last node of a rule's pattern has the operator of a node."""
     root = rule._target_pattern.output_nodes[0]  # noqa: SLF001 - a rule tells its pattern in no other way

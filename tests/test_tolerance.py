@@ -55,3 +55,11 @@ def test_distance_is_infinite_where_kinds_differ() -> None:
     assert distance({"y": np.array([1, np.nan], np.float32)}, {"y": y})[0] == math.inf
     assert distance({"y": np.array([1, 2])}, {"y": np.array([1, 3])})[0] == math.inf
     assert distance({"y": y}, {"y": y}) == (0.0, "")
+
+
+def test_an_infinity_hides_no_difference_between_finite_numbers() -> None:
+    b = {"y": np.array([np.inf, 1.0], np.float32)}
+    assert distance({"y": np.array([np.inf, 1.5], np.float32)}, b) == (0.5, "y")
+    assert distance({"y": np.array([-np.inf, 1.0], np.float32)}, b)[0] == math.inf
+    assert distance({"y": np.array([3e38, 1.0], np.float32)}, b)[0] == math.inf
+    assert distance(b, b) == (0.0, "")
