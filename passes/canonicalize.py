@@ -71,7 +71,7 @@ class Canonicalize(Pass):
         for graph in graphs(model.graph):
             share_sizes(graph)
         ir.passes.Sequential(
-            exact_rules(),
+            exact_rules(model.graph.opset_imports.get("", 1)),
             common.RemoveUnusedNodesPass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.DeduplicateInitializersPass(),

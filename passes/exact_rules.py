@@ -8,13 +8,18 @@ from typing import Any
 import onnx_ir as ir
 
 
-def exact_rules() -> ir.passes.InPlacePass:
+ALLOWZERO = 14
+"""First opset with the attribute of Reshape by which 0 is a size."""
+
+
+def exact_rules(opset: int) -> ir.passes.InPlacePass:
     """Rules that onnxscript applies by default and that are exact.
 
     Left out: those that fold BatchNormalization; that take nearly 0 for 0; that merge Clip, Relu, Min and Max whose
     intervals need not overlap; that take any ScatterND over all rows for a copy, whatever its ``reduction``; that move
     a Pad with zeros into ConvInteger, which pads with the zero point; and that make one Split of two Slices, which
-    looks at all pairs of nodes.
+    looks at all pairs of nodes. Below opset 14 also the one that writes down the target of a Reshape: it takes no 0 for
+    a copy, which Reshape cannot be told there.
     """
     from onnxscript.rewriter import RewritePass
     from onnxscript.rewriter.rules import common as rules
@@ -23,8 +28,8 @@ def exact_rules() -> ir.passes.InPlacePass:
         rules.dropout_zero_rule, rules.dropout_inference_rule,
         rules.two_reshapes_matmul_reshape_rule, rules.one_reshape_matmul_reshape_rule,
         rules.cast_constant_of_shape_rule, rules.cast_constant_of_shape_without_value_rule,
-        rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.materialize_reshape_shape_rule,
-        rules.successive_relu_rule,
+        rules.collapse_slice_rule, rules.collapse_slice2_rule, rules.successive_relu_rule,
+        *([rules.materialize_reshape_shape_rule] if opset >= ALLOWZERO else []),
         rules.cast_cast_rule, rules.no_op_cast_rule, rules.no_op_expand_rule, rules.reshape_reshape_rule,
         rules.no_op_transpose_rule, rules.transpose_transpose_rule,
         rules.unsqueeze_unsqueeze_rule, rules.squeeze_reshape_1d_rule,

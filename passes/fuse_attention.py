@@ -33,6 +33,8 @@ from dlc.passes.weighted import label
 
 ATTENTION = 23
 """First opset with the operator Attention."""
+SHAPE = 15
+"""First opset in which Shape takes a range of axes."""
 MICROSOFT = "com.microsoft"
 FLOOR = np.nextafter(np.finfo(np.float32).min, np.float32(0))
 """The lowest FP32 number but one."""
@@ -127,10 +129,21 @@ def _with_rows(edit: Edit, mask: ir.Value, match: Match) -> ir.Value:
     if shape[2] == queries[1]:
         return mask
     one, sizes = edit.constant("one", np.ones(1, np.int64)), ir.Shape([*shape[:2], queries[1], shape[3]])
-    length = edit.node("Shape", [match.q.value], "queries", dtype=ir.DataType.INT64, shape=[1],
-                       attributes={"start": 1, "end": 2})  # fmt: skip
-    target = edit.node("Concat", [one, one, length.outputs[0], one], "mask.shape", dtype=ir.DataType.INT64,
+    length = _length(edit, match.q.value)
+    target = edit.node("Concat", [one, one, length[-1].outputs[0], one], "mask.shape", dtype=ir.DataType.INT64,
                        shape=[4], attributes={"axis": 0})  # fmt: skip
     rows = edit.node("Expand", [mask, target.outputs[0]], "mask.rows", dtype=mask.dtype, shape=sizes)
-    edit.insert_before(match.last, [length, target, rows])
+    edit.insert_before(match.last, [*length, target, rows])
     return rows.outputs[0]
+
+
+def _length(edit: Edit, x: ir.Value) -> list[ir.Node]:
+    """Compute the second size of a value, as a vector."""
+    if edit.model.graph.opset_imports.get("", 1) >= SHAPE:
+        return [edit.node("Shape", [x], "queries", dtype=ir.DataType.INT64, shape=[1],
+                          attributes={"start": 1, "end": 2})]  # fmt: skip
+    one, two = (edit.constant("bound", np.array([i], np.int64)) for i in (1, 2))
+    sizes = edit.node("Shape", [x], "sizes", dtype=ir.DataType.INT64, shape=[3])
+    axis = edit.constant("axis", np.zeros(1, np.int64))
+    cut = edit.node("Slice", [sizes.outputs[0], one, two, axis], "queries", dtype=ir.DataType.INT64, shape=[1])
+    return [sizes, cut]
