@@ -50,8 +50,7 @@ UNLIKE_REFERENCE = ("MaxUnpool", "Resize", "Upsample")
 def misfolded(node: ir.Node) -> bool:
     """Whether onnxscript's constant folding would change what a node computes, or fail.
 
-    It forgets ``saturate`` of CastLike, takes the size of chunks in SplitToSequence for a constant, and takes rows of
-    sizes that were reshaped to a matrix for single sizes.
+    It forgets ``saturate`` of CastLike, and takes the size of chunks in SplitToSequence for a constant.
     """
     if node.domain != "":
         return False
@@ -60,9 +59,6 @@ def misfolded(node: ir.Node) -> bool:
     if node.op_type == "SplitToSequence":
         chunk = node.inputs[1] if len(node.inputs) > 1 else None
         return chunk is not None and chunk.const_value is None and (chunk.shape is None or len(chunk.shape) == 0)
-    if node.op_type == "Gather":
-        data = node.inputs[0]
-        return data is not None and data.const_value is None and data.shape is not None and len(data.shape) != 1
     return node.op_type in UNLIKE_REFERENCE
 
 

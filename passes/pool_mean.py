@@ -31,7 +31,7 @@ class PoolMean(Rewrite):
 
     Without ``keepdims`` a Flatten follows. Not applied if the rank is unknown or below 3, if the axes are not constant
     or not all spatial ones, if one of them has no elements, or in another type than FLOAT, for which ONNX Runtime has no
-    kernel. The kernel refuses an empty batch, which no recipe declares.
+    kernel. The kernel takes an empty batch, but no other dynamic axis without elements; a recipe declares neither.
     """
 
     name: ClassVar[str] = "pool-mean"

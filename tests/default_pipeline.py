@@ -33,7 +33,10 @@ Fed: TypeAlias = Mapping[str, Any]
 EXACT = frozenset({"split-residual", "unroll-grid"})
 """Rewrites that move no sum and no product: not one bit may change."""
 WANT_ELEMENTS = frozenset({"fuse-attention", "pool-mean"})
-"""Rewrites to operators of which ONNX Runtime's kernels refuse an empty batch or sequence, which no recipe declares."""
+"""Rewrites to operators of which ONNX Runtime's kernels refuse an empty sequence or map: sizes that no recipe declares.
+
+Where one fails to run for that, it is compared at the other sizes alone; wrong numbers are never passed over.
+"""
 UNOPTIMISED = SessionConfig(graph_optimization="none")
 
 

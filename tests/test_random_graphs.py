@@ -45,6 +45,6 @@ def test_a_hundred_graphs_compute_what_they_did(hundred: int) -> None:
             faults.append(f"seed {seed}: {fault}")
     assert not faults, "\n".join(faults)
     assert attempts <= 130  # the graphs are what they are meant to be, not what happens to run
-    found = {each.name for each in passes if applied[each.name] >= 2}
+    found = {each.name for each in passes if applied[each.name]}
     assert found >= {each.name for each in passes} - UNDRAWN, applied
     print(dict(applied))  # noqa: T201 - with -s: how often each rewrite was applied

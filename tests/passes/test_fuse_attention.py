@@ -120,6 +120,18 @@ def test_a_mask_of_one_row_gets_a_row_for_each_query() -> None:
     assert [n.op_type for n in model.graph] == ["Where", "Shape", "Concat", "Expand", "Attention"]
 
 
+def test_a_row_for_each_query_below_opset_15() -> None:
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(
+        ir.to_proto(graph(ONE_ROW, '<ir_version: 8, opset_import: ["" : 13]>')), data_prop=True
+    ))  # fmt: skip
+    values = feeds(model, np.random.default_rng(0))
+    values = {**values, "seen": values["seen"] | True}
+    before = compute(model, values)
+    assert [s.reason for s in sites(model, FuseAttention(max_opset=22))] == [None]
+    assert [n.op_type for n in model.graph] == ["Where", "Shape", "Slice", "Concat", "Expand", "MultiHeadAttention"]
+    assert distance(compute(model, values), before)[0] <= 4 * 6 * EPS32  # six products a score, and their sum
+
+
 def test_an_operator_that_opset_21_redefines_keeps_the_opset() -> None:
     model = attention(BODY)
     x = model.graph.inputs[0]

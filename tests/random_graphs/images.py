@@ -66,6 +66,16 @@ def pool(g: Sketch, x: Tensor) -> Tensor:
     return Tensor(g.op(op, v, kernel_shape=[3, 3], pads=pads, strides=[1, 1], **counted), x.dims)
 
 
+def padded_once(g: Sketch, x: Tensor) -> Tensor:
+    """Pad once for two readers."""
+    c = channels(x)
+    v = g.op("Pad", g.op("Relu", x.value), g.ints(0, 0, 1, 1, 0, 0, 1, 1))
+    left, right = (g.op("Conv", v, g.weight(c, c, 3, 3), *_bias(g, c)) for _ in range(2))
+    if g.chance(0.5):
+        right = g.op(g.pick("MaxPool", "AveragePool"), v, kernel_shape=[3, 3])
+    return Tensor(g.either("Add", left, right), x.dims)
+
+
 def excite(g: Sketch, x: Tensor) -> Tensor:
     """Scale each channel by what its mean says: squeeze and excite."""
     c = channels(x)
@@ -117,4 +127,6 @@ def channels_last(g: Sketch, x: Tensor) -> Tensor:
     return Tensor(g.op("Relu", g.op("Transpose", v, perm=[0, 3, 1, 2])), x.dims)
 
 
-IMAGES = (convolution, convolution, convolution, pool, pool, excite, channels_last, group_norm, shortcut)
+IMAGES = (
+    convolution, convolution, convolution, pool, padded_once, padded_once, excite, channels_last, group_norm, shortcut,
+)  # fmt: skip
