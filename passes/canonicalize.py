@@ -7,15 +7,14 @@ reports where.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from dlc.logs import silent
 from dlc.passes.base import Pass, Rewritten, Site, graphs
 from dlc.passes.exact_rules import exact_rules, misfolded
 from dlc.passes.extents import extents
@@ -48,7 +47,7 @@ class Canonicalize(Pass):
         promised = _Promise.of(model.graph)
         applied: list[Site] = []
         kept: list[Site] = []
-        with _silent("onnxscript", "onnx_ir"):
+        with silent("onnxscript", "onnx_ir"):
             for _ in range(ROUNDS):
                 sites = self._round(model, promised)
                 applied += [s for s in sites if s.applied]
@@ -233,16 +232,3 @@ def _clear_value(value: ir.Value) -> None:
 
 def _copy(shape: ir.Shape | None) -> ir.Shape | None:
     return None if shape is None else ir.Shape(list(shape))
-
-
-@contextmanager
-def _silent(*loggers: str) -> Iterator[None]:
-    """Hold back the warnings of libraries about nodes that they leave alone."""
-    before = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
