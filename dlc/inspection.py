@@ -95,7 +95,6 @@ def _check_loads(path: Path, model: ir.Model) -> None:
         pass
 
 
-
 def explain_sites(
     model: ir.Model, rewrite: str, sizes: Mapping[str, int], *, measure: bool = True, cache: Path | None = None
 ) -> list[Site]:

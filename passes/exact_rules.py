@@ -7,7 +7,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-
 ALLOWZERO = 14
 """First opset with the attribute of Reshape by which 0 is a size."""
 

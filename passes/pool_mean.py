@@ -30,7 +30,7 @@ class PoolMean(Rewrite):
     """ReduceMean over every axis from the third on becomes GlobalAveragePool.
 
     Without ``keepdims`` a Flatten follows. Not applied if the rank is unknown or below 3, if the axes are not constant
-    or not all spatial ones, if one of them has no elements, or in another type than FLOAT, for which ONNX Runtime has no
+    or not all spatial ones, if one of them has no elements, or in another type than FLOAT, for which there is no
     kernel. The kernel takes an empty batch, but no other dynamic axis without elements; a recipe declares neither.
     """
 

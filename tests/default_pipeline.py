@@ -40,7 +40,7 @@ Where one fails to run for that, it is compared at the other sizes alone; wrong 
 UNOPTIMISED = SessionConfig(graph_optimization="none")
 
 
-class Differs(AssertionError):
+class Differs(AssertionError):  # noqa: N818 - reads as what it says
     """A pass broke its promise, or changed the numbers."""
 
 
@@ -97,7 +97,8 @@ class Point:
         rng, moved = np.random.default_rng(0), 0.0
         for _ in range(NUDGES):
             nudged = {name: _nudged(v, eps, rng) for name, v in self.feeds.items()}
-            moved = max(moved, distance(*evaluate(self.model, [nudged]), self.outputs)[0])
+            [outputs] = evaluate(self.model, [nudged])
+            moved = max(moved, distance(outputs, self.outputs)[0])
         return max(1.0, moved / eps) if math.isfinite(moved) else 1.0
 
 

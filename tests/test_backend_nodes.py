@@ -26,7 +26,7 @@ from tests.default_pipeline import Differs, Fed, default_rewrites, evaluate, thr
 FED = {"all": 1 << 10, "the first": 1, "none": 0}
 """How many inputs are fed; the others are weights."""
 REASONS: Mapping[str, str] = {
-    "no kernel": r"find an implementation|is not a registered function|not supported|opset|Unsupported model IR version",
+    "no kernel": r"find an implementation|not a registered function|not supported|opset|Unsupported model IR version",
     "a type that ORT's Python API cannot pass": r"Numpy_type|Numpy type|Unable to handle object|type_proto",
     "no locale": r"locale",
     "fails on its own inputs": r"failed while running|INVALID_ARGUMENT|Invalid|cannot load",

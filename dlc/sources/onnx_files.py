@@ -142,7 +142,7 @@ def _check_names(path: Path, model: ir.Model) -> None:
     names = [str(v.name) for v in (*model.graph.inputs, *model.graph.outputs)]
     if twice := [n for i, n in enumerate(names) if n in names[:i]]:
         raise Unsupported(
-            f"{path}: output {twice[0]!r} is an input or another output as well; give it a name of its own (by Identity)"
+            f"{path}: output {twice[0]!r} is an input or another output too; give it a name of its own, by Identity"
         )
 
 

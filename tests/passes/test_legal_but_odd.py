@@ -76,8 +76,8 @@ def test_what_folding_would_change_is_left(case: str) -> None:
 
 
 def test_a_cast_that_does_not_saturate_stays_so() -> None:
-    text = """<ir_version: 10, opset_import: ["": 20]> g (float[2] x) => (float8e4m3fn[2] y) <float8e4m3fn[1] like = {0}>
-    { y = CastLike <saturate = 0> (x, like) }"""
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[2] x) => (float8e4m3fn[2] y)
+    <float8e4m3fn[1] like = {0}> { y = CastLike <saturate = 0> (x, like) }"""
     model = ir.from_onnx_text(text)
     Canonicalize()(model)
     assert model.graph[0].attributes.get_int("saturate", 1) == 0

@@ -82,7 +82,10 @@ def _dim(g: Sketch, value: ir.Value, axis: int) -> ir.Value:
 
 
 def _mask(g: Sketch, x: Tensor) -> tuple[ir.Value, bool]:
-    """Return what is added to the scores, and whether a row of it may be all minus infinity."""
+    """Return what is added to the scores, and whether a row of it may be all minus infinity.
+
+    Then a guard follows the Softmax: without one such a row is NaN, which ``fuse-attention`` does not promise to keep.
+    """
     n, s = x.dims[:2]
     kind = g.pick("choice", "padding", "bias", "causal")
     kinds: tuple[Dims, ...] = (n, 1, 1, s), (n, 1, s, s), (1, 1, s, s), (s, s), (n, HEADS, s, s)
@@ -96,7 +99,7 @@ def _mask(g: Sketch, x: Tensor) -> tuple[ir.Value, bool]:
     if kind == "choice":
         seen = g.input(dims, ir.DataType.BOOL)
         return g.op("Where", seen.value, *choices), low == -np.inf
-    wide = g.op("Unsqueeze", g.input((n, s), ir.DataType.INT64, 0, 2).value, g.ints(1, 2))
+    wide = g.op("Unsqueeze", g.input((n, s), ir.DataType.INT64).value, g.ints(1, 2))
     number = g.op("Cast", wide, to=int(g.dtype))
     if g.chance(0.5) or low == -np.inf:
         return g.op("Where", g.op("Cast", wide, to=int(ir.DataType.BOOL)), *choices), low == -np.inf

@@ -116,11 +116,10 @@ def _feeds(g: Sketch, sizes: Mapping[str, int], rng: np.random.Generator) -> Fee
 
 def _array(each: Fed, sizes: Mapping[str, int], rng: np.random.Generator) -> Array:
     """Draw numbers; the first row of a mask is all hidden."""
-    shape = tuple(sizes.get(str(d), d) for d in each.dims)
-    assert all(isinstance(d, int) for d in shape)
+    shape = tuple(d if isinstance(d, int) else sizes[d] for d in each.dims)
     kind = each.value.dtype
     assert kind is not None
-    if kind == ir.DataType.BOOL or kind == ir.DataType.INT64:
+    if kind in (ir.DataType.BOOL, ir.DataType.INT64):
         array = np.asarray(rng.integers(0, 2, shape), kind.numpy())
         if array.ndim > 1 and rng.random() < 0.5:
             array[:1] = 0

@@ -24,7 +24,7 @@ def transposed(g: Sketch, x: Tensor) -> Tensor:
     return Tensor(g.op("Transpose", v, perm=back), x.dims)
 
 
-def _anywhere(g: Sketch, v: ir.Value, rank: int, perm: list[int]) -> ir.Value:
+def _anywhere(g: Sketch, v: ir.Value, rank: int, perm: list[int]) -> ir.Value:  # noqa: PLR0911 - one return a kind
     kind = g.pick("unary", "constant", "softmax", "reduce", "pad", "split", "where", "concat")
     axis = int(g.rng.integers(-rank, rank))
     if kind == "constant":
@@ -43,7 +43,9 @@ def _anywhere(g: Sketch, v: ir.Value, rank: int, perm: list[int]) -> ir.Value:
     if kind == "where":
         return g.op("Where", g.op("Greater", v, g.number(0)), v, g.number(0.5))
     if kind == "concat":
-        return g.op("ReduceMax", g.op("Unsqueeze", v, g.ints(0)), axes=[0], keepdims=0) if g.opset < 18 else g.op("Abs", v)
+        return (
+            g.op("ReduceMax", g.op("Unsqueeze", v, g.ints(0)), axes=[0], keepdims=0) if g.opset < 18 else g.op("Abs", v)
+        )
     return g.op(g.pick("Neg", "Tanh", "Relu"), v)
 
 
@@ -88,7 +90,7 @@ def grid(g: Sketch, x: Tensor) -> Tensor:
     shape = g.op("Shape", g.op("Max", i4, j4))
     columns = [g.op("Unsqueeze", g.op("Expand", v, shape), g.ints(-1)) for v in (i4, j4)]
     swapped = g.unusual()
-    at = g.op("Concat", *columns[::-1 if swapped and n == s else 1], axis=-1)
+    at = g.op("Concat", *columns[:: -1 if swapped and n == s else 1], axis=-1)
     looked = g.op("Reshape", g.op("GatherND", data, at), g.op("Concat", g.op("Shape", data), g.ints(1), axis=0))
     return Tensor(g.either("Add", x.value, looked), x.dims)
 

@@ -27,12 +27,10 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Fed:
-    """An input of the graph. ``low``, ``high``: bounds of integers; a mask sees the first key if ``high`` is 1."""
+    """An input of the graph."""
 
     value: ir.Value
     dims: Dims
-    low: int = 0
-    high: int = 0
 
 
 @dataclass
@@ -99,11 +97,11 @@ class Sketch:
         """Write a commutative operator with its operands in either order."""
         return self.op(op, *((b, a) if self.chance(0.3) else (a, b)))
 
-    def input(self, dims: Dims, dtype: ir.DataType | None = None, low: int = 0, high: int = 0) -> Tensor:
+    def input(self, dims: Dims, dtype: ir.DataType | None = None) -> Tensor:
         """Add an input to the main graph, captured where a subgraph reads it."""
         root = self.root
         value = ir.Value(name=self.name("x"), type=ir.TensorType(dtype or self.dtype), shape=ir.Shape(dims))
-        root.fed.append(Fed(value, dims, low, high))
+        root.fed.append(Fed(value, dims))
         return Tensor(value, dims)
 
     def weight(self, *shape: int, positive: bool = False) -> ir.Value:
