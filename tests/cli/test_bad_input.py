@@ -92,7 +92,7 @@ LEGAL = {
     "a scalar": "(float x) => (float y) { y = Neg(x) }",
     "no element": "(float[0, 4] x) => (float[0, 4] y) { y = Neg(x) }",
     "strings inside": f"({X}) => (bool[n, 4] y) {{ s = Cast <to = 8> (x)  y = Equal(s, s) }}",
-    "a sequence inside": f"({X}) => (float[m, 4] y) {{ s = SequenceConstruct(x, x) y = ConcatFromSequence<axis=0>(s) }}",
+    "a sequence inside": f"({X}) => (float[n, 4] y) {{ s = SequenceConstruct(x) y = ConcatFromSequence<axis=0>(s) }}",
     "an input with a default": "(float[n, 4] x, float[4] b = {1, 2, 3, 4}) => (float[n, 4] y) { y = Add(x, b) }",
 }
 
