@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +15,15 @@ from onnx_ir.passes import common
 from dlc import pipeline
 from dlc.cost_table import CostTable
 from dlc.costs import Costs
-from dlc.errors import RuleError, UserError
+from dlc.errors import CapabilityError, RuleError, UserError
 from dlc.interface import Interface
 from dlc.passes import naming
 from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.concrete_shapes import infer_shapes
 from dlc.recipe import Recipe, suggest
+from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.session import SessionConfig
 from dlc.sources import onnx_files
 from dlc.stages.defaults import rewrites
 from dlc.stages.rewriting import rewrite as rewrite_measured
@@ -62,6 +65,7 @@ def inspect(
 ) -> Inspection:  # fmt: skip
     """Read a model and describe it at the given sizes of its dynamic dimensions (default: the recipe's, else 1)."""
     model = onnx_files.read(path, max(TABLE.values())[0])
+    _check_loads(path, model)
     interface = Interface.of(model)
     named = {d for t in interface.inputs for d in t.shape or () if isinstance(d, str)}
     if unknown := [d for d in dims if d not in named]:
@@ -82,6 +86,16 @@ def inspect(
         sites=tuple(explain_sites(model, explain, sizes, recipe, measure=measure, cache=cache)) if explain else (),
         operators=_operators(model, sizes),
     )
+
+
+def _check_loads(path: Path, model: ir.Model) -> None:
+    """Raise ModelError if ONNX Runtime, where it is installed, refuses a model that is not newer than itself."""
+    opset, ir_version = max(TABLE.values())
+    if model.opset_imports.get("", 0) > opset or model.ir_version > ir_version:
+        return
+    config = SessionConfig(graph_optimization="none", entries={"session.disable_prepacking": "1"})
+    with suppress(CapabilityError), OrtCpuRunner(path, config):
+        pass
 
 
 def explain_sites(

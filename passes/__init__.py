@@ -35,5 +35,5 @@ PASSES = {
     "split-integer-matmul": "dlc.passes.split_integer_matmul:SplitIntegerMatMul",
     "split-residual": "dlc.passes.split_residual:SplitResidual",
     "unroll-grid": "dlc.passes.unroll_grid:UnrollGrid",
-    "untile-batch-norm": "dlc.passes.untile_batch_norm:UntileBatchNorm",
+    "untile-statistics": "dlc.passes.untile_statistics:UntileStatistics",
 }

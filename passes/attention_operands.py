@@ -15,6 +15,8 @@ from dlc.passes.pack_projections import pack as pack_projections
 from dlc.types import Array
 
 MICROSOFT = "com.microsoft"
+SHAPE = 15
+"""First opset in which Shape takes a range of axes."""
 FLOOR = np.nextafter(np.finfo(np.float32).min, np.float32(0))
 """The lowest FP32 number but one."""
 SEQUENCE_FIRST = (1, 2, 0, 3)
@@ -194,11 +196,20 @@ def full_rows(edit: Edit, mask: ir.Value, match: Match) -> ir.Value:
     if shape[2] == queries.length:
         return mask
     one, sizes = edit.constant("one", np.ones(1, np.int64)), ir.Shape([*shape[:2], queries.length, shape[3]])
-    axis = 0 if queries.sequence_first else 1
-    length = edit.node("Shape", [queries.value], "queries", dtype=ir.DataType.INT64, shape=[1],
-                       attributes={"start": axis, "end": axis + 1})  # fmt: skip
-    target = edit.node("Concat", [one, one, length.outputs[0], one], "mask.shape", dtype=ir.DataType.INT64,
+    length = _length(edit, queries.value, 0 if queries.sequence_first else 1)
+    target = edit.node("Concat", [one, one, length[-1].outputs[0], one], "mask.shape", dtype=ir.DataType.INT64,
                        shape=[4], attributes={"axis": 0})  # fmt: skip
     rows = edit.node("Expand", [mask, target.outputs[0]], "mask.rows", dtype=mask.dtype, shape=sizes)
-    edit.insert_before(match.last, [length, target, rows])
+    edit.insert_before(match.last, [*length, target, rows])
     return rows.outputs[0]
+
+
+def _length(edit: Edit, x: ir.Value, axis: int) -> list[ir.Node]:
+    """Compute one size of [b, s, hidden], as a vector."""
+    if edit.model.graph.opset_imports.get("", 1) >= SHAPE:
+        return [edit.node("Shape", [x], "queries", dtype=ir.DataType.INT64, shape=[1],
+                          attributes={"start": axis, "end": axis + 1})]  # fmt: skip
+    bounds = [edit.constant("bound", np.array([i], np.int64)) for i in (axis, axis + 1, 0)]
+    sizes = edit.node("Shape", [x], "sizes", dtype=ir.DataType.INT64, shape=[3])
+    cut = edit.node("Slice", [sizes.outputs[0], *bounds], "queries", dtype=ir.DataType.INT64, shape=[1])
+    return [sizes, cut]

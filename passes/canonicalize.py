@@ -7,17 +7,16 @@ reports where.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from dlc.logs import silent
 from dlc.passes.base import Pass, Rewritten, Site, graphs
-from dlc.passes.exact_rules import exact_rules
+from dlc.passes.exact_rules import exact_rules, misfolded
 from dlc.passes.extents import extents
 from dlc.passes.name_sizes import name_sizes
 from dlc.passes.neutral import drop_neutral
@@ -48,7 +47,7 @@ class Canonicalize(Pass):
         promised = _Promise.of(model.graph)
         applied: list[Site] = []
         kept: list[Site] = []
-        with _silent("onnxscript", "onnx_ir"):
+        with silent("onnxscript", "onnx_ir"):
             for _ in range(ROUNDS):
                 sites = self._round(model, promised)
                 applied += [s for s in sites if s.applied]
@@ -71,7 +70,7 @@ class Canonicalize(Pass):
         for graph in graphs(model.graph):
             share_sizes(graph)
         ir.passes.Sequential(
-            exact_rules(),
+            exact_rules(model.graph.opset_imports.get("", 1)),
             common.RemoveUnusedNodesPass(),
             common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
             common.DeduplicateInitializersPass(),
@@ -101,6 +100,12 @@ class Canonicalize(Pass):
 
         class Folding(FoldConstantsPass):  # type: ignore[misc]
             """Infers what is not stated in the terms of the inputs; the rest of a large graph is most of the work."""
+
+            def process_node(self, node: ir.Node, is_function: bool) -> Any:  # noqa: FBT001 - the library's signature
+                if not misfolded(node):
+                    return super().process_node(node, is_function)
+                self._do_inference(node)
+                return None
 
             def _do_inference(self, node: ir.Node) -> None:
                 shapes = [extents(v) for v in node.outputs if v.name]
@@ -227,16 +232,3 @@ def _clear_value(value: ir.Value) -> None:
 
 def _copy(shape: ir.Shape | None) -> ir.Shape | None:
     return None if shape is None else ir.Shape(list(shape))
-
-
-@contextmanager
-def _silent(*loggers: str) -> Iterator[None]:
-    """Hold back the warnings of libraries about nodes that they leave alone."""
-    before = {name: logging.getLogger(name).level for name in loggers}
-    for name in loggers:
-        logging.getLogger(name).setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

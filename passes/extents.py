@@ -39,11 +39,11 @@ def contents(value: ir.Value | None) -> Extents | None:
 
 
 def reshaped(node: ir.Node) -> Extents | None:
-    """Return what a Reshape asks for, with 0 replaced by the size it copies; -1 stays."""
-    asked, x = contents(node.inputs[1]), extents(node.inputs[0])
-    if asked is None or x is None or node.attributes.get_int("allowzero", 0) == 1:
+    """Return what a Reshape asks for, with 0 replaced by the size it copies, None if that is unknown; -1 stays."""
+    asked, x = contents(node.inputs[1]), extents(node.inputs[0]) or ()
+    if asked is None or node.attributes.get_int("allowzero", 0) == 1:
         return asked
-    return tuple(x[i] if size == 0 and i < len(x) else size for i, size in enumerate(asked))
+    return tuple(size if size != 0 else x[i] if i < len(x) else None for i, size in enumerate(asked))
 
 
 def matches(asked: Sequence[Extent] | None, wanted: Sequence[Extent]) -> bool:

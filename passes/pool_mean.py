@@ -19,8 +19,6 @@ from dlc.passes.base import constant
 from dlc.passes.edit import Edit
 from dlc.passes.rewrite import Rewrite
 
-FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
-
 BLOCKED = ("Conv", "MaxPool", "AveragePool", "GlobalAveragePool")
 """Operators that ONNX Runtime computes in blocks of channels."""
 NEAR = 3
@@ -32,7 +30,8 @@ class PoolMean(Rewrite):
     """ReduceMean over every axis from the third on becomes GlobalAveragePool.
 
     Without ``keepdims`` a Flatten follows. Not applied if the rank is unknown or below 3, if the axes are not constant
-    or not all spatial ones, if one of them has no elements, or in a type that is not floating-point.
+    or not all spatial ones, if one of them has no elements, or in another type than FLOAT, for which there is no
+    kernel. The kernel takes an empty batch, but no other dynamic axis without elements; a recipe declares neither.
     """
 
     name: ClassVar[str] = "pool-mean"
@@ -49,8 +48,8 @@ class PoolMean(Rewrite):
         rank = len(x.shape)
         if rank < 3 or (axes := reduced_axes(node, rank)) is None or axes != tuple(range(2, rank)):
             return "not the mean over all spatial axes"
-        if x.dtype not in FLOATS:
-            return f"dtype is {x.dtype.name if x.dtype else 'unknown'}"
+        if x.dtype != ir.DataType.FLOAT:
+            return f"dtype is {x.dtype.name if x.dtype else 'unknown'}, not FLOAT"
         if 0 in x.shape[2:]:
             return "the mean of nothing"
         context = [*blocked(x), *(u.node for u in y.uses() if u.node.graph is node.graph)]

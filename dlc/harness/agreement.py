@@ -68,7 +68,8 @@ class AgreementMeter:
 
     def _add_one(self, sums: _Sums, a: Array, b: Array, batch: int) -> None:
         rows = batch if b.ndim and b.shape[0] == batch else 1
-        x, y = (v.astype(np.float64).reshape(rows, -1) for v in (a, b))  # [rows, elements]
+        elements = b.size // rows if rows else 0
+        x, y = (v.astype(np.float64).reshape(rows, elements) for v in (a, b))
         both = np.isfinite(x) & np.isfinite(y)
         x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
         sums.cosine += float(_cosine(x, y).sum())

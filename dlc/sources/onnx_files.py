@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from dlc.errors import ModelError, Unsupported
+from dlc.logs import silent
 from dlc.types import Bytes
 
 RUNTIME_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
@@ -26,11 +27,13 @@ def read(path: Path, newest_opset: int) -> ir.Model:
     known = max(newest_opset, onnx.defs.onnx_opset_version())
     if opset > known:
         raise Unsupported(f"{path} uses opset {opset}; the newest that can run here is {newest_opset}: export it again")
-    model = ir.from_proto(proto)
+    with silent("onnx_ir"):  # the checker says what is wrong
+        model = ir.from_proto(proto)
     ir.external_data.set_base_dir(model.graph, path.parent)
     _check_external_data(path, model)
     _check_domains(path, model)
     _check_kinds(path, model)
+    _check_names(path, model)
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
@@ -132,6 +135,15 @@ def _check_kinds(path: Path, model: ir.Model) -> None:
                     f"{path}: {role} {value.name!r} is {value.type}; dlc judges tensors of numbers: export the model "
                     "without it (from scikit-learn: zipmap=False and integer labels)"
                 )
+
+
+def _check_names(path: Path, model: ir.Model) -> None:
+    """Raise Unsupported for an output that bears the name of an input, or of another output: no graph can keep both."""
+    names = [str(v.name) for v in (*model.graph.inputs, *model.graph.outputs)]
+    if twice := [n for i, n in enumerate(names) if n in names[:i]]:
+        raise Unsupported(
+            f"{path}: output {twice[0]!r} is an input or another output too; give it a name of its own, by Identity"
+        )
 
 
 def _check_domains(path: Path, model: ir.Model) -> None:

@@ -33,7 +33,7 @@ from dlc.passes.split_gemm import SplitGemm
 from dlc.passes.split_integer_matmul import SplitIntegerMatMul
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unroll_grid import UnrollGrid
-from dlc.passes.untile_batch_norm import UntileBatchNorm
+from dlc.passes.untile_statistics import UntileStatistics
 from dlc.recipe import Invariant
 from dlc.target import Target
 
@@ -54,7 +54,7 @@ def rewrites(
 def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
     """Those that fold a factor come after those that look for it, those that change a product's form last."""
     return (
-        UntileBatchNorm(), FuseInstanceNorm(), FuseGroupNorm(),
+        UntileStatistics(), FuseInstanceNorm(), FuseGroupNorm(),
         FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), SplitGemm(), CancelTransposes(),
         FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -56,6 +57,75 @@ def _custom_operator(folder: Path) -> str:
     return "custom.onnx"
 
 
+def _empty(folder: Path) -> str:
+    (folder / "empty.onnx").touch()
+    return "empty.onnx"
+
+
+def _future_ir(folder: Path) -> str:
+    model = classifier()
+    model.ir_version = 99
+    ir.save(model, folder / "newer.onnx")
+    return "newer.onnx"
+
+
+X, Y = "float[n, 4] x", "float[n, 4] y"
+REFUSED = {
+    "unknown operator": (f"({X}) => ({Y}) {{ y = Sparkle(x) }}", "Sparkle"),
+    "unknown contrib operator": (f"({X}) => ({Y}) {{ y = com.microsoft.Sparkle(x) }}", "Sparkle"),
+    "no kernel": ("(double[n, 4] x) => (double[n, 4] y) { y = Erf(x) }", "Erf"),
+    "unknown attribute": (f"({X}) => ({Y}) {{ y = Relu <nope = 1> (x) }}", "nope"),
+    "two types": (f"({X}, int64[4] b) => ({Y}) {{ y = Add(x, b) }}", "Add"),
+    "shapes that do not fit": ("(float[2, 4] x, float[3, 5] w) => (float[2, 5] y) { y = MatMul(x, w) }", "MatMul"),
+    "nothing computes it": (f"({X}) => ({Y}) {{ y = Add(x, nothing) }}", "nothing"),
+    "a cycle": (f"({X}) => ({Y}) {{ y = Add(x, z)  z = Neg(y) }}", "'z'"),
+    "one output twice": (f"({X}) => ({Y}, {Y}) {{ y = Neg(x) }}", "'y'"),
+    "an input for an output": (f"({X}) => ({X}) {{ }}", "'x'"),
+    "strings": ("(string[n] x) => (bool[n] y) { y = Equal(x, x) }", "STRING"),
+    "a sequence": (f"({X}) => (seq(float[n, 4]) y) {{ y = SequenceConstruct(x, x) }}", "Sequence"),
+}
+LEGAL = {
+    "no input": "() => (float[2] y) <float[2] c = {1, 2}> { y = Neg(c) }",
+    "no node": "() => (float[2] y) <float[2] y = {1, 2}> { }",
+    "no weight": f"({X}) => ({Y}) {{ y = Relu(x) }}",
+    "nothing to compute": f"({X}) => ({Y}) {{ y = Identity(x) }}",
+    "a scalar": "(float x) => (float y) { y = Neg(x) }",
+    "no element": "(float[0, 4] x) => (float[0, 4] y) { y = Neg(x) }",
+    "strings inside": f"({X}) => (bool[n, 4] y) {{ s = Cast <to = 8> (x)  y = Equal(s, s) }}",
+    "a sequence inside": f"({X}) => (float[n, 4] y) {{ s = SequenceConstruct(x) y = ConcatFromSequence<axis=0>(s) }}",
+    "an input with a default": "(float[n, 4] x, float[4] b = {1, 2, 3, 4}) => (float[n, 4] y) { y = Add(x, b) }",
+}
+
+
+def written(folder: Path, body: str) -> str:
+    """Write a model file without looking at what is in it."""
+    text = f'<ir_version: 10, opset_import: ["": 20, "com.microsoft": 1]> graph {body}'
+    (folder / "odd.onnx").write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    return "odd.onnx"
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.parametrize("verb", ["compile", "inspect"])
+def test_what_onnx_runtime_or_dlc_cannot_load(cli: Cli, tmp_path: Path, verb: str, case: str) -> None:
+    body, says = REFUSED[case]
+    ran = cli(verb, written(tmp_path, body))
+    assert ran.code == 2, ran.out + ran.err
+    assert ran.err.startswith("error: ")
+    assert len(ran.err.splitlines()) == 1, ran.err
+    assert "odd.onnx" in ran.err
+    assert says in ran.err
+    assert not list(tmp_path.glob("build/*"))
+
+
+@pytest.mark.parametrize("case", LEGAL)
+def test_legal_but_odd_models_compile(cli: Cli, tmp_path: Path, case: str) -> None:
+    model = written(tmp_path, LEGAL[case])
+    assert cli("inspect", model).code == 0
+    ran = cli("compile", model, "--variants", "fp32", "-o", "build")
+    assert ran.judged, ran.out + ran.err
+    assert (tmp_path / "build/odd/fp32/model.onnx").exists()
+
+
 def _folder(folder: Path) -> str:
     (folder / "dir.onnx").mkdir()
     return "dir.onnx"
@@ -71,6 +141,8 @@ def _folder(folder: Path) -> str:
         (_future_opset, ["99"]),
         (_custom_operator, ["Sparkle", "acme"]),
         (_folder, ["dir.onnx"]),
+        (_empty, ["empty.onnx", "the file is empty"]),
+        (_future_ir, ["newer.onnx", "99"]),
     ],
     ids=lambda v: v.__name__.strip("_") if callable(v) else "",
 )

@@ -87,3 +87,10 @@ def test_embeddings_have_no_classes(rng: np.random.Generator) -> None:
     meter = AgreementMeter()
     meter.add({"y": vectors}, {"y": vectors}, batch=4)
     assert meter.result().argmax is None
+
+
+def test_nothing_agrees_with_nothing() -> None:
+    empty = np.zeros((0, 4), np.float32)
+    assert agreement((empty, empty)).cosine == 1.0
+    b = np.ones((3, 4))
+    assert agreement((empty, empty), (-b, b)).cosine == -1.0

@@ -12,7 +12,7 @@ from dlc.interface import Interface
 from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.raise_opset import raise_opset
 from dlc.passes.weighted import weights_of
-from dlc.tolerance import EPS32, distance
+from dlc.tolerance import EPS32, distance, reassociation
 from dlc.types import Array, Feeds
 from tests.passes.texts import compute, expected, graph, serialized, sites, text
 from tests.passes.weights import weighted
@@ -206,6 +206,18 @@ def test_a_mask_of_one_row_gets_a_row_for_each_query() -> None:
     model = attention(ONE_ROW)
     assert [s.reason for s in sites(model, FuseAttention())] == [None]
     assert [n.op_type for n in model.graph] == ["Where", "Shape", "Concat", "Expand", "Attention"]
+
+
+def test_a_row_for_each_query_below_opset_15() -> None:
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(
+        ir.to_proto(graph(ONE_ROW, '<ir_version: 8, opset_import: ["" : 13]>')), data_prop=True
+    ))  # fmt: skip
+    values = feeds(model, np.random.default_rng(0))
+    values = {**values, "seen": values["seen"] | True}
+    before, bound = compute(model, values), reassociation(model)
+    assert [s.reason for s in sites(model, FuseAttention(max_opset=22))] == [None]
+    assert [n.op_type for n in model.graph] == ["Where", "Shape", "Slice", "Concat", "Expand", "MultiHeadAttention"]
+    assert distance(compute(model, values), before)[0] <= bound
 
 
 def test_an_operator_that_opset_21_redefines_keeps_the_opset() -> None:

@@ -53,6 +53,48 @@ def test_canonicalize(case: str) -> None:
     unchanged(CANONICAL[case], Canonicalize(), X48, bound=0.0)
 
 
+MISFOLDED: dict[str, tuple[str, Feeds]] = {
+    "Resize that aligns corners": ("""g (float[1, 1, 1, 1] x) => (float[1, 1, h, w] y)
+        <float[1, 1, 2, 4] c = {1, 2, 3, 4, 5, 6, 7, 8}, float[4] by = {1, 1, 0.6, 0.6}>
+        { r = Resize <coordinate_transformation_mode = "align_corners", mode = "linear"> (c, , by)  y = Add(x, r) }""",
+        {"x": np.zeros((1, 1, 1, 1), np.float32)}),
+    "chunks of a size that is fed": ("""g (float[4, 8] x, int64 size) => (float[4, 8] y)
+        { s = SplitToSequence <axis = 0> (x, size)  y = ConcatFromSequence <axis = 0> (s) }""",
+        {**X48, "size": np.array(2)}),
+    "zeros in a target, after an unknown rank": ("""g (float[a, b, 3, 4] x, int64[k] t) => (float[n, m] y)
+        <int64[4] split = {0, 0, -1, 4}, int64[2] flat = {-1, 8}>
+        { r = Reshape(x, t)  s = Reshape(r, split)  u = Transpose <perm = [0, 2, 1, 3]> (s)  z = Shape(u)
+          w = Reshape(u, z)  h = Neg(w)  y = Reshape(h, flat) }""",
+        {"x": np.zeros((2, 5, 3, 4), np.float32), "t": np.array([2, 5, 12])}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISFOLDED)
+def test_what_folding_would_change_is_left(case: str) -> None:
+    text, feeds = MISFOLDED[case]
+    unchanged(text, Canonicalize(), feeds, bound=0.0)
+
+
+def test_a_cast_that_does_not_saturate_stays_so() -> None:
+    text = """<ir_version: 10, opset_import: ["": 20]> g (float[2] x) => (float8e4m3fn[2] y)
+    <float8e4m3fn[1] like = {0}> { y = CastLike <saturate = 0> (x, like) }"""
+    model = ir.from_onnx_text(text)
+    Canonicalize()(model)
+    assert model.graph[0].attributes.get_int("saturate", 1) == 0
+
+
+def test_a_target_of_a_reshape_is_not_written_down_where_zero_would_be_a_copy() -> None:
+    text = """<ir_version: 8, opset_import: ["": 13]> g (float[?, 8] x) => (float[?, 8] y)
+    <int64[1] zero = {0}, int64[1] one = {1}, int64[1] width = {8}>
+    { s = Shape(x)  n = Slice(s, zero, one, zero)  t = Concat <axis = 0> (n, width)
+      z = Neg(x)  r = Reshape(z, t)  y = Tanh(r) }"""
+    before = ir.from_onnx_text(text)
+    after = clone(before)
+    Canonicalize()(after)
+    feeds = {"x": np.arange(16, dtype=np.float32).reshape(2, 8)}
+    assert distance(outputs(after, feeds), outputs(before, feeds)) == (0.0, "")
+
+
 def test_padding_of_an_integer_convolution_stays_zero_and_not_the_zero_point() -> None:
     text = f"""g (float[1, 2, 4, 4] x) => (int32[1, 1, 3, 3] y)
     <int64[8] p = {{0, 0, 1, 1, 0, 0, 1, 1}}, int8[1, 2, 4, 4] w = {{{", ".join(["1"] * 32)}}}>

@@ -61,7 +61,8 @@ def test_the_convolution_before_and_the_reader_after_are_timed_along() -> None:
 
 GUARDS = {
     "not the mean over all spatial axes": MEAN.replace("{-1, 2}", "{1, 2}").replace("2, 1, 1] y", "1, 1, 4] y"),
-    "dtype is INT32": MEAN.replace("float", "int32"),
+    "dtype is INT32, not FLOAT": MEAN.replace("float", "int32"),
+    "dtype is DOUBLE, not FLOAT": MEAN.replace("float", "double"),
     "the mean of nothing": MEAN.replace("3, 4] x", "0, 4] x"),
     "the rank is unknown": MEAN.replace("(x, axes)", "(r, axes)").replace("> {", "> {\n r = Reshape(x, s)").replace(
         "float[n, 2, 3, 4] x", "float[n, 2, 3, 4] x, int64[4] s"),

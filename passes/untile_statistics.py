@@ -29,7 +29,7 @@ BATCH = "BatchNormalization"
 
 
 @dataclass(frozen=True)
-class UntileBatchNorm(Rewrite):
+class UntileStatistics(Rewrite):
     """BatchNormalization of a batch laid out as channels becomes one of the channels.
 
     Not applied if the parameters are not the same for each element of the batch, if the reshapes do more than lay the
@@ -37,7 +37,7 @@ class UntileBatchNorm(Rewrite):
     Sites are the BatchNormalization nodes behind a Reshape.
     """
 
-    name: ClassVar[str] = "untile-batch-norm"
+    name: ClassVar[str] = "untile-statistics"
 
     def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
         """Return batch normalisations of what was reshaped."""

@@ -16,7 +16,7 @@ from dlc import pipeline
 from dlc.interface import Interface
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.fold_batch_norm import FoldBatchNorm
-from dlc.passes.untile_batch_norm import UntileBatchNorm
+from dlc.passes.untile_statistics import UntileStatistics
 from dlc.tolerance import distance, reassociation
 from tests.passes.exported import dynamo
 from tests.passes.texts import compute, expected, graph, serialized, sites, text
@@ -51,7 +51,7 @@ def parsed(body: str) -> ir.Model:
 
 def test_golden() -> None:
     model = parsed(NORM)
-    assert [s.reason for s in sites(model, UntileBatchNorm())] == [None]
+    assert [s.reason for s in sites(model, UntileStatistics())] == [None]
     assert text(model) == expected("""
         y = BatchNormalization(x, gamma, beta, mean, var)
         gamma: [3]
@@ -65,7 +65,7 @@ def test_golden() -> None:
 
 def test_golden_with_tiled_constants() -> None:
     model = parsed(FIXED)
-    assert [s.reason for s in sites(model, UntileBatchNorm())] == [None]
+    assert [s.reason for s in sites(model, UntileStatistics())] == [None]
     assert text(model) == expected("""
         y = BatchNormalization(x, y.parameter, y.parameter_1, y.parameter_2, y.parameter_3)
         y.parameter: [3]
@@ -81,10 +81,10 @@ def test_properties(fixed: bool, batch: int, seed: int) -> None:
     model = parsed(FIXED if fixed else NORM)
     feeds = {"x": np.random.default_rng(seed).standard_normal((2 if fixed else batch, 3, 2, 5)).astype(np.float32)}
     before, interface = compute(model, feeds), Interface.of(model)
-    assert pipeline.run(model, [UntileBatchNorm()])[0].modified
+    assert pipeline.run(model, [UntileStatistics()])[0].modified
     assert Interface.of(model) == interface
     assert np.array_equal(compute(model, feeds)["y"], before["y"])
-    assert not pipeline.run(model, [UntileBatchNorm()])[0].modified
+    assert not pipeline.run(model, [UntileStatistics()])[0].modified
 
 
 RESHAPES = "the reshapes do not lay the batch out as channels, and back"
@@ -113,7 +113,7 @@ GUARDS = [
 def test_guard(reason: str, body: str) -> None:
     model = parsed(body)
     before = serialized(model)
-    (record,) = pipeline.run(model, [UntileBatchNorm()])
+    (record,) = pipeline.run(model, [UntileStatistics()])
     assert [s.reason for s in record.sites] == [reason]
     assert not record.modified
     assert serialized(model) == before
@@ -152,7 +152,7 @@ def test_real_module(export: Any, affine: bool) -> None:
     model = export(Tracked(affine=affine).eval(), example)
     x = {"x": example.numpy()}
     before = compute(model, x)
-    assert [s.reason for s in sites(model, UntileBatchNorm())] == [None]
+    assert [s.reason for s in sites(model, UntileStatistics())] == [None]
     assert [n.op_type for n in model.graph] == ["Conv", "BatchNormalization"]
     assert np.array_equal(compute(model, x)["y"], before["y"])
     bound = reassociation(model)
