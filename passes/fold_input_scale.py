@@ -52,7 +52,7 @@ class FoldInputScale(Rewrite):
             return what
         if after.attributes.get_int("transA", 0):
             return "Gemm reads it transposed"
-        weight = _by_input(what)
+        weight = by_input(what)
         channels = weight.shape[0] * weight.shape[2]
         if (c := _per_input(array, x, 1 if "Conv" in after.op_type else -1, channels)) is None:
             return "the constant is not one per channel"
@@ -63,7 +63,7 @@ class FoldInputScale(Rewrite):
         scale, shift = (np.broadcast_to(t, channels).reshape(weight.shape[0], 1, -1, 1) for t in terms)
         alpha = after.attributes.get_float("alpha", 1.0) if after.op_type == "Gemm" else 1.0
         bias = what.bias + alpha * (weight * shift).sum(axis=(2, 3)).reshape(-1) if shift.any() else what.bias
-        if (reason := change(what, _restored(what, weight * scale), bias, edit)) is not None:
+        if (reason := change(what, restored(what, weight * scale), bias, edit)) is not None:
             return reason
         if not edit.bypass(node, x):
             raise AssertionError(f"{node.name} has one reader, so it is no graph output")
@@ -89,7 +89,7 @@ def _per_input(array: Array, x: ir.Value, axis: int, channels: int) -> Floats | 
     return per_channel(array, None if x.shape is None else len(x.shape), axis, channels)
 
 
-def _by_input(what: Weighted) -> Floats:
+def by_input(what: Weighted) -> Floats:
     """Return the weight as [groups, outputs, inputs, kernel]."""
     node, weight = what.node, what.weight.astype(np.float64)
     groups = node.attributes.get_int("group", 1)
@@ -101,8 +101,8 @@ def _by_input(what: Weighted) -> Floats:
     return matrix[None, :, :, None]
 
 
-def _restored(what: Weighted, weight: Floats) -> Floats:
-    """Return the weight in the shape of its operator again: the inverse of ``_by_input``."""
+def restored(what: Weighted, weight: Floats) -> Floats:
+    """Return the weight in the shape of its operator again: the inverse of ``by_input``."""
     if what.node.op_type in ("Gemm", "MatMul"):
         matrix = weight[0, :, :, 0]
         return matrix if what.node.attributes.get_int("transB", 0) else np.ascontiguousarray(matrix.T)

@@ -13,7 +13,8 @@ weight is larger than 64, hence ``reduce_range``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -22,6 +23,7 @@ import onnx_ir as ir
 from dlc.passes.base import Pass, Rewritten, Site, constant, only_user, rewritten
 from dlc.passes.emit import Emitter, drop_unused
 from dlc.passes.replace import take_over
+from dlc.passes.round_weights import Moments, learn_rounding
 from dlc.passes.weighted import label, weighted_nodes
 from dlc.types import Array
 
@@ -37,7 +39,8 @@ class QuantizeDynamic(Pass):
 
     ``reduce_range``: weights of 7 bits, for targets without an integer dot product. ``contrib``: write com.microsoft's
     MatMulIntegerToFloat, else MatMulInteger and the scaling in standard operators. ``embeddings``: quantize the tables
-    of Gather. ``min_elements``: the smallest table worth two more nodes.
+    of Gather. ``min_elements``: the smallest table worth two more nodes. ``learn_rounding``: round weights so that the
+    outputs come out right, where ``moments`` has those of what the (first) product that reads them reads, by label.
     """
 
     name: ClassVar[str] = "quantize-dynamic"
@@ -46,6 +49,8 @@ class QuantizeDynamic(Pass):
     contrib: bool = True
     embeddings: bool = True
     min_elements: int = 1 << 20
+    learn_rounding: bool = False
+    moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
 
     def call(self, model: ir.Model) -> Rewritten:
         """Visit each node that reads a weight."""
@@ -177,7 +182,11 @@ class _Rewriter:
             array = constant(found.weight)
             assert array is not None
             limit = REDUCED if self.options.reduce_range else FULL
-            quantized, scale = quantize(array.T if found.transposed else array, axis=0, limit=limit)
+            matrix = array.T if found.transposed else array  # [K, N]
+            quantized, scale = quantize(matrix, axis=0, limit=limit)
+            seen = self.options.moments.get(label(found.first)) if self.options.learn_rounding else None
+            if seen is not None:
+                quantized = learn_rounding(matrix.T[None], scale[None], seen.second, limit)[0].T
             name = found.weight.name
             self._weights[key] = (
                 self.emit.constant(f"{name}.quantized", np.ascontiguousarray(quantized)),

@@ -24,8 +24,9 @@ from dlc.calibrate import Range
 from dlc.errors import Unsupported
 from dlc.passes.base import Pass, Rewritten, Site, all_nodes, constant, rewritten
 from dlc.passes.emit import drop_unused
-from dlc.passes.qdq import ActivationType, Affine, Writer, quantize_weight, weight_scales
+from dlc.passes.qdq import WEIGHT_MAX, ActivationType, Affine, Writer, quantize_weight, weight_scales
 from dlc.passes.quantize_units import Plan, Unit, plan, weight_axis
+from dlc.passes.round_weights import Moments, learn_rounding
 from dlc.passes.weighted import label, weighted_nodes, weights_of
 from dlc.types import Array, Floats
 
@@ -52,7 +53,9 @@ class QuantizeStatic(Pass):
     ``reduce_range``: keep pairs of products within 16 bits, for targets without an integer dot product.
     ``align_channels``: pad the input channels of a dense KxK convolution to a multiple of 4, which selects a kernel
     without im2col. ``correct_bias``: let biases make up for rounded weights, where ``means`` has the mean of each
-    channel of what the node reads, [C]. ``exclude``: names of nodes that stay in float.
+    channel of what the node reads, [C]. ``learn_rounding``: round weights so that the outputs come out right, where
+    ``moments`` has those of what the node reads, by label; not where products are summed in pairs, whose bound holds for
+    rounding to nearest. ``exclude``: names of nodes that stay in float.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -63,6 +66,8 @@ class QuantizeStatic(Pass):
     align_channels: bool = True
     correct_bias: bool = False
     means: Mapping[str, Floats] = field(default_factory=dict, repr=False)
+    learn_rounding: bool = False
+    moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
     exclude: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> Rewritten:
@@ -152,22 +157,33 @@ class _Rewriter:
         assert weight_value is not None
         bias_value = node.inputs[2] if len(node.inputs) > 2 else None
         weight, bias = np.moveaxis(_array(weight_value), axis, 0), None if bias_value is None else _array(bias_value)
-        exact = _is_depthwise(node, weight)
-        float_weight = weight
-        if self.options.align_channels and (extra := _missing_channels(node, weight)):
+        pairs = self.options.reduce_range and not _is_depthwise(node, weight)
+        extra = _missing_channels(node, weight) if self.options.align_channels else 0
+        widths = [(0, extra if i == 1 else 0) for i in range(weight.ndim)]
+        scales = weight_scales(np.pad(weight, widths), pairs=pairs, bias=bias, x_scale=x.scale)
+        rounded = self._rounded(node, weight, scales, pairs=pairs, biased=bias is not None)
+        if extra:
             self.writer.pad_channels(node, extra)
-            weight = np.pad(weight, [(0, extra if i == 1 else 0) for i in range(weight.ndim)])
-        scales = weight_scales(weight, pairs=self.options.reduce_range and not exact, bias=bias, x_scale=x.scale)
-        levels = np.moveaxis(quantize_weight(weight, scales), 0, axis)
+        levels = np.moveaxis(np.pad(rounded, widths), 0, axis)
         node.replace_input_with(1, self.writer.constant(str(weight_value.name), levels, scales, axis, node))
         if bias_value is not None and bias is not None:
             units = x.scale * scales
             if self.options.correct_bias and (mean := self.options.means.get(read)) is not None:
                 steps = scales.reshape(-1, *[1] * (weight.ndim - 1)).astype(np.float64)
-                error = quantize_weight(float_weight, scales) * steps - float_weight
-                bias = bias - mean_shift(error, mean, _group(node))
+                bias = bias - mean_shift(rounded * steps - weight, mean, _group(node))
             levels = np.rint(bias / units.astype(np.float64)).astype(np.int32)
             node.replace_input_with(2, self.writer.constant(str(bias_value.name), levels, units, 0, node))
+
+    def _rounded(self, node: ir.Node, weight: Array, scales: Array, *, pairs: bool, biased: bool) -> Array:
+        """Levels of a weight [M, C/g, *k]; a bias that is corrected takes the mean error, so the rest counts."""
+        seen = self.options.moments.get(label(node)) if self.options.learn_rounding and not pairs else None
+        if seen is None:
+            return quantize_weight(weight, scales)
+        moment = seen.covariance if biased and self.options.correct_bias else seen.second
+        groups = _group(node)
+        grouped = weight.reshape(groups, len(weight) // groups, -1)
+        levels = learn_rounding(grouped, scales.reshape(groups, -1), moment, WEIGHT_MAX)
+        return levels.reshape(weight.shape)
 
 
 def mean_shift(error: Floats, mean: Floats, groups: int) -> Floats:

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from dlc import manifest, pipeline
-from dlc.calibrate import calibrate, channel_means
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.cast_fp16 import CastFp16
 from dlc.passes.emulate_bf16 import EmulateBf16
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
+from dlc.stages import recovering
 from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.loading import session_for
-from dlc.stages.recovering import closest
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
 from dlc.types import Bytes
@@ -87,18 +85,15 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
 
 def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
-    reduce_range = not target.integer_dot
+    reduce_range, data, threads = not target.integer_dot, recipe.calibration, target.threads
     if not any(node.op_type == "Conv" for node in model.graph):
-        return [QuantizeDynamic(reduce_range=reduce_range)]
-    if recipe.calibration is None:
+        plain = QuantizeDynamic(reduce_range=reduce_range)
+        return [plain] if data is None else recovering.dynamic(model, data, plain, threads=threads)
+    if data is None:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    data, threads = recipe.calibration, target.threads
-    ranges = calibrate(model, data.batches(), tensors_to_calibrate(model), threads=threads)
-    means = channel_means(model, data.batches(), channels_to_average(model), threads=threads)
-    plain = QuantizeStatic(ranges=ranges, reduce_range=reduce_range)
-    return [closest(model, [plain, replace(plain, correct_bias=True, means=means)], data, threads=threads)]
+    return recovering.static(model, data, reduce_range=reduce_range, threads=threads)
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
