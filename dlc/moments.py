@@ -2,8 +2,8 @@
 
     H = E[x x^T],  mu = E[x]        x: [K], the inputs of one sum: a row of a matrix, or the patch under a filter
 
-One pass over the data. What is kept is a [G, K, K] matrix a node; of a batch, at most ``ROWS`` rows or patches, drawn by
-a seeded generator, are looked at.
+One pass over the data. What is kept is a [G, K, K] matrix a node; of a batch, at most ``ROWS`` rows or patches, drawn
+by a seeded generator, are looked at.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def rows(
 
 
 def readable(node: ir.Node) -> bool:
-    """Whether a node is a product or convolution whose rows or patches are known: explicit padding, nothing transposed."""
+    """Whether a node is a product or convolution whose rows or patches are known: no auto_pad, nothing transposed."""
     if node.domain != "" or node.op_type not in ("Conv", "Gemm", "MatMul") or node.inputs[0] is None:
         return False
     weight, x = constant(node.inputs[1]), node.inputs[0]

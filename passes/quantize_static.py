@@ -54,8 +54,8 @@ class QuantizeStatic(Pass):
     ``align_channels``: pad the input channels of a dense KxK convolution to a multiple of 4, which selects a kernel
     without im2col. ``correct_bias``: let biases make up for rounded weights, where ``means`` has the mean of each
     channel of what the node reads, [C]. ``learn_rounding``: round weights so that the outputs come out right, where
-    ``moments`` has those of what the node reads, by label; not where products are summed in pairs, whose bound holds for
-    rounding to nearest. ``exclude``: names of nodes that stay in float.
+    ``moments`` has those of what the node reads, by label; not where products are summed in pairs, whose bound holds
+    for rounding to nearest. ``exclude``: names of nodes that stay in float.
     """
 
     name: ClassVar[str] = "quantize-static"

@@ -75,7 +75,7 @@ def _factor(moment: Floats) -> Floats:
 
 
 def _compensated(w: Floats, s: Floats, upper: Floats, limit: int) -> Floats:
-    """Round input after input; levels [G, M, K]. Inputs come first in memory, as all outputs of one are used at once."""
+    """Round input after input; levels [G, M, K]. In memory inputs come first: all outputs of one are used at once."""
     w, s = np.ascontiguousarray(np.swapaxes(w, 1, 2)), s[..., 0]  # [G, K, M], [G, M]
     levels, size = np.empty_like(w), w.shape[1]
     for start in range(0, size, BLOCK):

@@ -2,7 +2,7 @@
 
     y W  =  (y / s) (s W)        y: [..., K], s: [K], W: [K, N]
 
-y comes from LayerNormalization-17, RMSNormalization-23 or SimplifiedLayerNormalization, whose scale and bias take 1 / s.
+y comes from LayerNormalization-17, RMSNormalization-23 or SimplifiedLayerNormalization; its scale and bias take 1 / s.
 All products that read y are changed together. Where something else reads y as well, as the residual sum of a post-norm
 transformer does, a Mul by 1 / s stands before the products. G. Xiao et al., 2022, "SmoothQuant".
 If s are powers of two, nothing is rounded, so every number stays what it was, barring underflow.

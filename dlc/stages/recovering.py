@@ -44,7 +44,10 @@ def static(model: ir.Model, data: Dataset, *, reduce_range: bool, threads: int) 
     """Return the passes of static int8: equalisation, corrected biases and learned rounding, as far as they help."""
     equalize = EqualizeLayers()
     befores: list[list[Pass]] = [[], [equalize]] if any(why is None for _, why in equalize.survey(model)) else [[]]
-    forms = [[*before, _plain(_applied(model, before), data, reduce_range, threads)] for before in befores]
+    forms = [
+        [*before, _plain(_applied(model, before), data, reduce_range=reduce_range, threads=threads)]
+        for before in befores
+    ]
     *before, plain = closest(model, forms, data, threads=threads)
     assert isinstance(plain, QuantizeStatic)
     changed = _applied(model, before)
@@ -74,7 +77,7 @@ def sqnr_db(model: ir.Model, form: Sequence[Pass], data: Dataset, threads: int) 
     return meter.result().sqnr_db
 
 
-def _plain(model: ir.Model, data: Dataset, reduce_range: bool, threads: int) -> QuantizeStatic:
+def _plain(model: ir.Model, data: Dataset, *, reduce_range: bool, threads: int) -> QuantizeStatic:
     ranges = calibrate(model, data.batches(), tensors_to_calibrate(model), threads=threads)
     return QuantizeStatic(ranges=ranges, reduce_range=reduce_range)
 

@@ -161,7 +161,8 @@ def test_static_convolutions_round_as_they_learned() -> None:
 
 def test_nodes_whose_rows_are_unknown_are_left() -> None:
     bodies = [
-        "g (float[1, 1, 4] x) => (float[1, 1, q] y) <float[1, 1, 2] w = {1, 2}> { y = Conv<auto_pad = \"SAME_UPPER\">(x, w) }",
+        "g (float[1, 1, 4] x) => (float[1, 1, q] y) <float[1, 1, 2] w = {1, 2}> {"
+        " y = Conv<auto_pad = \"SAME_UPPER\">(x, w) }",
         "g (float[2, n] x) => (float[n, 1] y) <float[2, 1] w = {1, 2}> { y = Gemm<transA = 1>(x, w) }",
         "g (float[n, 2] x, float[2, 1] w) => (float[n, 1] y) { y = MatMul(x, w) }",
     ]  # fmt: skip

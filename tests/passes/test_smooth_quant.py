@@ -83,7 +83,8 @@ GUARDS = {
             "Gemm<transB = 1>(h, v, b)", "Neg(h)"), FACTORS,
     ),
     "its scale or bias is not a constant, one per channel": (
-        NET.replace("float[n, 2] x)", "float[n, 2] x, float[2] s)").replace("(x, gamma, beta)", "(x, s, beta)"), FACTORS,
+        NET.replace("float[n, 2] x)", "float[n, 2] x, float[2] s)").replace("(x, gamma, beta)", "(x, s, beta)"),
+        FACTORS,
     ),
 }  # fmt: skip
 
@@ -139,8 +140,9 @@ def test_any_power_of_two_is_exact(channels: int, outputs: int, seed: int) -> No
     def written(*shape: int) -> str:
         return ", ".join(f"{v:.8g}" for v in rng.standard_normal(shape).reshape(-1))
 
+    scale, weight = written(channels), written(channels, outputs)
     model = graph(f"""g (float[n, {channels}] x) => (float[n, {outputs}] y)
-        <float[{channels}] s = {{{written(channels)}}}, float[{channels}, {outputs}] w = {{{written(channels, outputs)}}}> {{
+        <float[{channels}] s = {{{scale}}}, float[{channels}, {outputs}] w = {{{weight}}}> {{
         h = LayerNormalization(x, s)
         y = MatMul(h, w)
     }}""")

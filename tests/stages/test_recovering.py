@@ -1,0 +1,82 @@
+"""Each technique is kept only if the calibration data says so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dlc import pipeline
+from dlc.passes.base import Pass, clone
+from dlc.passes.quantize_dynamic import QuantizeDynamic
+from dlc.passes.quantize_static import QuantizeStatic
+from dlc.recipe import Dataset
+from dlc.stages.recovering import closest, dynamic, sqnr_db, static
+from dlc.target import detect
+from dlc.types import Array
+from tests.passes.texts import annotated
+
+RNG = np.random.default_rng(0)
+REDUCE = not detect().integer_dot
+
+
+def numbers(*shape: int) -> str:
+    return ", ".join(f"{v:.6f}" for v in RNG.standard_normal(shape).reshape(-1))
+
+
+OUTLIER = ", ".join(["40.0", *["1.0"] * 15])
+NORMED = f"""g (float[n, 16] x) => (float[n, 8] y)
+    <float[16] gamma = {{{OUTLIER}}}, float[16, 8] w = {{{numbers(16, 8)}}}> {{
+    h = LayerNormalization(x, gamma)
+    y = MatMul(h, w)
+}}"""
+CONVOLVED = f"""g (float[n, 3, 8, 8] x) => (float[n, 4, 8, 8] y)
+    <float[8, 3, 1, 1] w = {{{numbers(8, 3)}}}, float[8] b = {{{numbers(8)}}}, float[4, 8, 1, 1] v = {{{numbers(4, 8)}}},
+     float[4] d = {{{numbers(4)}}}> {{
+    c = Conv(x, w, b)
+    r = Relu(c)
+    y = Conv(r, v, d)
+}}"""
+
+
+def data(*shape: int) -> Dataset:
+    x: Array = RNG.standard_normal((64, *shape)).astype(np.float32)
+    return Dataset("drawn", lambda: iter([{"x": x[:32]}, {"x": x[32:]}]))
+
+
+def test_an_outlier_channel_is_smoothed() -> None:
+    model, seen = annotated(NORMED), data(16)
+    plain = QuantizeDynamic(reduce_range=REDUCE)
+    *before, last = dynamic(model, seen, plain, threads=1)
+    assert [each.name for each in before] == ["smooth-quant"]
+    assert last.name == plain.name
+    assert sqnr_db(model, [*before, last], seen, 1) > sqnr_db(model, [plain], seen, 1)
+
+
+def test_without_an_outlier_nothing_is_smoothed() -> None:
+    model = annotated(NORMED.replace("40.0", "1.0").replace("LayerNormalization(x, gamma)", "Relu(x)"))
+    plain = QuantizeDynamic(reduce_range=REDUCE)
+    [last] = dynamic(model, data(16), plain, threads=1)
+    assert last in (plain, replace(last, learn_rounding=True))
+
+
+def test_static_is_never_worse_than_plain() -> None:
+    model, seen = annotated(CONVOLVED), data(3, 8, 8)
+    *before, last = static(model, seen, reduce_range=REDUCE, threads=1)
+    assert isinstance(last, QuantizeStatic)
+    plain = replace(last, correct_bias=False, learn_rounding=False)
+    assert sqnr_db(model, [*before, last], seen, 1) >= sqnr_db(model, [*before, plain], seen, 1)
+    changed = clone(model)
+    records = pipeline.run(changed, [*before, last])
+    assert [s.applied for s in records[-1].sites] == [True, True]
+    assert not records[-1].options.get("moments")  # data, no option: it stays out of the manifest
+
+
+@pytest.mark.parametrize("worse", [0, 1])
+def test_the_form_with_the_smaller_loss_wins_wherever_it_stands(worse: int) -> None:
+    model: ir.Model = annotated(NORMED)
+    forms: list[list[Pass]] = [[], []]
+    forms[worse] = [QuantizeDynamic(reduce_range=True)]
+    assert closest(model, forms, data(16), threads=1) == []
