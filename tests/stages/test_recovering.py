@@ -33,8 +33,8 @@ NORMED = f"""g (float[n, 16] x) => (float[n, 8] y)
     y = MatMul(h, w)
 }}"""
 CONVOLVED = f"""g (float[n, 3, 8, 8] x) => (float[n, 4, 8, 8] y)
-    <float[8, 3, 1, 1] w = {{{numbers(8, 3)}}}, float[8] b = {{{numbers(8)}}}, float[4, 8, 1, 1] v = {{{numbers(4, 8)}}},
-     float[4] d = {{{numbers(4)}}}> {{
+    <float[8, 3, 1, 1] w = {{{numbers(8, 3)}}}, float[8] b = {{{numbers(8)}}},
+     float[4, 8, 1, 1] v = {{{numbers(4, 8)}}}, float[4] d = {{{numbers(4)}}}> {{
     c = Conv(x, w, b)
     r = Relu(c)
     y = Conv(r, v, d)
