@@ -86,7 +86,6 @@ def pinned() -> Iterator[None]:
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
