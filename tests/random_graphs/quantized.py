@@ -8,6 +8,7 @@ their integers are the same, and their roundings those of the scales.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -70,7 +71,7 @@ def _multiplied(g: Sketch, levels: Sequence[ir.Value], rows: int, columns: int) 
     return g.either("Add", y, g.weight(columns)) if g.chance(0.6) else y
 
 
-def _levels(g: Sketch, shape: tuple[int, int], dtype: type[np.int8 | np.uint8]) -> ir.Value:
+def _levels(g: Sketch, shape: tuple[int, int], dtype: type[np.integer[Any]]) -> ir.Value:
     limits = np.iinfo(dtype)
     return g.array(g.rng.integers(limits.min, limits.max + 1, shape).astype(dtype))
 
@@ -80,7 +81,7 @@ def _scale(g: Sketch, columns: int) -> ir.Value:
     return g.array(g.rng.uniform(0.005, 0.02, g.pick((), (1,), (columns,))).astype(np.float32))
 
 
-def _zero(g: Sketch, dtype: type[np.int8 | np.uint8]) -> ir.Value | None:
+def _zero(g: Sketch, dtype: type[np.integer[Any]]) -> ir.Value | None:
     return g.array(np.array(g.pick(0, 7), dtype)) if g.chance(0.8) else None
 
 
