@@ -8,7 +8,6 @@ their integers are the same, and their roundings those of the scales.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,8 +36,8 @@ def packed(g: Sketch, x: Tensor) -> Tensor:
     """Multiply by two weights side by side in one operator, and split the columns."""
     h = width(x)
     q, s, z = g.several("DynamicQuantizeLinear", x.value, outputs=3)
-    dtype = g.pick(np.int8, np.uint8)
-    weight, scale, zero = _levels(g, (h, 2 * h), dtype), _scale(g, 2 * h), _zero(g, dtype)
+    kind = g.pick("int8", "uint8")
+    weight, scale, zero = _levels(g, (h, 2 * h), kind), _scale(g, 2 * h), _zero(g, kind)
     operands = q, weight, s, scale, z, zero, g.weight(2 * h) if g.chance(0.6) else None
     wide = g.contributed("MatMulIntegerToFloat", *operands, shape=(*x.dims[:-1], 2 * h))
     left, right = g.several("Split", wide, g.ints(h, h), outputs=2, axis=-1)
@@ -50,7 +49,7 @@ def moved(g: Sketch, x: Tensor) -> Tensor:
     perm = [int(a) for a in g.rng.permutation(len(x.dims))]
     back = [int(a) for a in np.argsort(perm)]
     scale = g.array(np.array(0.02, np.float32))
-    zero = g.array(np.array(3, g.pick(np.int8, np.uint8)))
+    zero = g.array(np.array(3, g.pick("int8", "uint8")))
     other = g.array(np.array(0.03, np.float32)) if g.unusual() else scale
     v = g.op("DequantizeLinear", g.op("QuantizeLinear", x.value, scale, zero), scale, zero)
     v = g.op("Transpose", v, perm=perm)
@@ -64,16 +63,16 @@ def moved(g: Sketch, x: Tensor) -> Tensor:
 def _multiplied(g: Sketch, levels: Sequence[ir.Value], rows: int, columns: int) -> ir.Value:
     """Multiply by a weight, scale, and add a bias, perhaps."""
     q, s, z = levels
-    dtype = g.pick(np.int8, np.uint8)
-    product = g.op("MatMulInteger", q, _levels(g, (rows, columns), dtype), z, _zero(g, dtype))
+    kind = g.pick("int8", "uint8")
+    product = g.op("MatMulInteger", q, _levels(g, (rows, columns), kind), z, _zero(g, kind))
     scales = g.either("Mul", s, _scale(g, columns))
     y = g.either("Mul", g.op("Cast", product, to=int(ir.DataType.FLOAT)), scales)
     return g.either("Add", y, g.weight(columns)) if g.chance(0.6) else y
 
 
-def _levels(g: Sketch, shape: tuple[int, int], dtype: type[np.integer[Any]]) -> ir.Value:
-    limits = np.iinfo(dtype)
-    return g.array(g.rng.integers(limits.min, limits.max + 1, shape).astype(dtype))
+def _levels(g: Sketch, shape: tuple[int, int], kind: str) -> ir.Value:
+    limits = np.iinfo(np.dtype(kind))
+    return g.array(g.rng.integers(limits.min, limits.max + 1, shape).astype(kind))
 
 
 def _scale(g: Sketch, columns: int) -> ir.Value:
@@ -81,8 +80,8 @@ def _scale(g: Sketch, columns: int) -> ir.Value:
     return g.array(g.rng.uniform(0.005, 0.02, g.pick((), (1,), (columns,))).astype(np.float32))
 
 
-def _zero(g: Sketch, dtype: type[np.integer[Any]]) -> ir.Value | None:
-    return g.array(np.array(g.pick(0, 7), dtype)) if g.chance(0.8) else None
+def _zero(g: Sketch, kind: str) -> ir.Value | None:
+    return g.array(np.array(g.pick(0, 7), kind)) if g.chance(0.8) else None
 
 
 QUANTIZED = (integer_product, quantized_twice, packed, moved)
