@@ -9,7 +9,7 @@ from typing import Self
 
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site, graphs, rewritten
+from dlc.passes.base import Pass, Rewritten, Site, clone, graphs, rewritten
 from dlc.passes.edit import Edit, Fits, Survey
 from dlc.passes.weighted import label
 
@@ -44,7 +44,13 @@ class Rewrite(Pass):
         """Change what concerns the whole model; called once, before any site."""
 
     def survey(self, model: ir.Model) -> list[tuple[ir.Node, str | None]]:
-        """Return every candidate, with the reason why the rewrite does not fit there or None; change nothing."""
+        """Return every candidate, with the reason why the rewrite does not fit there or None; change nothing.
+
+        What would be prepared is prepared in a copy: the nodes are that copy's.
+        """
+        if type(self).prepare is not Rewrite.prepare:
+            model = clone(model)
+            self.prepare(model)
         found = []
         for graph in graphs(model.graph):
             look = Survey(model, graph)
