@@ -9,6 +9,7 @@ from dlc.passes.fuse_attention import FuseAttention
 from tests.passes.attention_graphs import (
     BODY,
     GUARDED,
+    SWAPPED,
     UNMASKED,
     attention,
 )
@@ -32,6 +33,9 @@ GUARDS = [
     ("the scores are no product of two matrices, plus a mask", BODY.replace("Add(scaled, mask)", "Sub(scaled, mask)")),
     ("the scores are no product of two matrices, plus a mask",
      BODY.replace(OUT, f"{OUT[:-1]}, float[b, 2, s, s] product)")),
+    (UNSPLIT,  # on four axes, and no heads are shared
+     SWAPPED.replace("qt = Transpose<perm = [0, 2, 1, 3]>", "qu = Transpose<perm = [0, 2, 1, 3]>")
+     .replace("k4 =", "qt = Relu(qu)\n k4 =")),
     (UNSPLIT,
      BODY.replace("qt = Transpose<perm = [0, 2, 1, 3]>", "qu = Transpose<perm = [0, 2, 1, 3]>")
      .replace("k4 =", "qt = Relu(qu)\n k4 =")),
