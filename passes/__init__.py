@@ -16,7 +16,6 @@ PASSES = {
     "fuse-gelu": "dlc.passes.fuse_gelu:FuseGelu",
     "fuse-gemm": "dlc.passes.fuse_gemm:FuseGemm",
     "fuse-group-norm": "dlc.passes.fuse_group_norm:FuseGroupNorm",
-    "fuse-group-query-attention": "dlc.passes.fuse_group_query_attention:FuseGroupQueryAttention",
     "fuse-hard-swish": "dlc.passes.fuse_hard_swish:FuseHardSwish",
     "fuse-instance-norm": "dlc.passes.fuse_instance_norm:FuseInstanceNorm",
     "fuse-integer-matmul": "dlc.passes.fuse_integer_matmul:FuseIntegerMatMul",

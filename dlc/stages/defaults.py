@@ -16,7 +16,6 @@ from dlc.passes.fuse_conv_residual import FuseConvResidual
 from dlc.passes.fuse_gelu import FuseGelu
 from dlc.passes.fuse_gemm import FuseGemm
 from dlc.passes.fuse_group_norm import FuseGroupNorm
-from dlc.passes.fuse_group_query_attention import FuseGroupQueryAttention
 from dlc.passes.fuse_hard_swish import FuseHardSwish
 from dlc.passes.fuse_instance_norm import FuseInstanceNorm
 from dlc.passes.fuse_integer_matmul import FuseIntegerMatMul
@@ -60,7 +59,6 @@ def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
         FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
         FuseAttention(max_opset=min(opset, FuseAttention.max_opset), invariants=invariants),
-        FuseGroupQueryAttention(max_opset=min(opset, FuseGroupQueryAttention.max_opset)),
         DropSoftmaxGuard(invariants=invariants),
         FoldScaleBias(), FoldInputScale(), FuseConvResidual(), MergeProducts(), FuseGemm(),
         *quantized_rewrites(),
