@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlc.passes.cancel_transposes import CancelTransposes
-from dlc.passes.convolve_gemm import ConvolveGemm
+from dlc.passes.convolve_linear import ConvolveLinear
 from dlc.passes.drop_softmax_guard import DropSoftmaxGuard
 from dlc.passes.fold_batch_norm import FoldBatchNorm
 from dlc.passes.fold_input_scale import FoldInputScale
@@ -28,9 +28,9 @@ from dlc.passes.move_qdq import MoveQdq
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.share_dynamic_quantize import ShareDynamicQuantize
-from dlc.passes.split_gemm import SplitGemm
-from dlc.passes.split_integer_matmul import SplitIntegerMatMul
+from dlc.passes.split_bias import SplitBias
 from dlc.passes.split_residual import SplitResidual
+from dlc.passes.unpack_integer_products import UnpackIntegerProducts
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.untile_statistics import UntileStatistics
 from dlc.recipe import Invariant
@@ -54,7 +54,7 @@ def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
     """Those that fold a factor come after those that look for it, those that change a product's form last."""
     return (
         UntileStatistics(), FuseInstanceNorm(), FuseGroupNorm(),
-        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), SplitGemm(), CancelTransposes(),
+        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveLinear(), SplitBias(), CancelTransposes(),
         FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
         FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
@@ -67,4 +67,4 @@ def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
 
 def quantized_rewrites() -> tuple[Rewrite, ...]:
     """Return those of a graph that was quantized; products are split before they may take their quantization inside."""
-    return ShareDynamicQuantize(), SplitIntegerMatMul(), FuseIntegerMatMul(), MoveQdq()
+    return ShareDynamicQuantize(), UnpackIntegerProducts(), FuseIntegerMatMul(), MoveQdq()
