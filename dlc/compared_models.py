@@ -58,7 +58,7 @@ def inputs_for(
     interface = Interface.of(onnx_files.read(reference.model, max(TABLE.values())[0]))
     recipe = declared(recipe_file, reference.model) if recipe_file else None
     if recipe is not None and recipe.calibration is not None and not dims:
-        found = [feeds for _, feeds in islice(data.checked(recipe.calibration, interface), batches)]
+        found: list[Feeds] = [feeds for _, feeds in islice(data.checked(recipe.calibration, interface), batches)]
         if not found:
             raise DataError(f"data set {recipe.calibration.name!r} is empty: batches() gave none")
         return found, f"{len(found)} batches of {recipe.calibration.name}"

@@ -52,7 +52,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One tensor of both models: ``value`` in the reference, computed or read by ``node``, and ``got`` in the candidate.
+    """One tensor of both models: ``value`` in the reference, computed or read by ``node``; ``got`` in the candidate.
 
     ``step``: index of the node in the reference's execution order. ``argmax``: share of equal choices of an output that
     scores classes, [n, classes].
@@ -81,7 +81,7 @@ class Unmatched:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """``layers``: in execution order, activations before weights. ``first``: the first whose SQNR is below the threshold."""
+    """``layers``: activations in execution order, then weights. ``first``: the first activation below the threshold."""
 
     reference: str
     candidate: str
@@ -102,7 +102,7 @@ def compare(
     reference: Subject, candidate: Subject, feeds: Sequence[Feeds], inputs: str, *, layers: bool = False,
     threshold_db: float | None = None, max_ram: Bytes = HELD, progress: Progress = SILENT,
 ) -> Comparison:  # fmt: skip
-    """Compare on some feeds; ``inputs`` says in words what they are. UserError if the models are not of one interface."""
+    """Compare on some feeds; ``inputs`` says in words what they are. UserError if the interfaces differ."""
     one, other = _read(reference.model), _read(candidate.model)
     if (mine := Interface.of(one)) != (theirs := Interface.of(other)):
         raise UserError(f"the models differ in interface, so they cannot be compared: {mine.diff(theirs)}")

@@ -19,6 +19,7 @@ from dlc.runtimes.trace import traced
 from dlc.tolerance import distance
 from dlc.types import Array, Bytes, Feeds, Floats
 
+
 @dataclass(frozen=True, slots=True)
 class Peak:
     """One side of a difference. ``largest``: of the finite magnitudes. ``there``: the number at the place named."""

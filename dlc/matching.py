@@ -64,9 +64,7 @@ def stored(model: ir.Model) -> dict[str, Stored]:
     return found
 
 
-def _weights(
-    node: ir.Node, initializers: Mapping[str, ir.Value]
-) -> Iterator[tuple[str, Callable[[], Array]]]:
+def _weights(node: ir.Node, initializers: Mapping[str, ir.Value]) -> Iterator[tuple[str, Callable[[], Array]]]:
     if node.op_type in OPERANDS:
         at, scale_at, zero_at = OPERANDS[node.op_type]
         weight = node.inputs[at] if at < len(node.inputs) else None
@@ -100,7 +98,7 @@ def _dequantized(node: ir.Node, weight: ir.Value, scale: ir.Value, zero: ir.Valu
     z = constant(zero)
     if node.op_type in ("MatMulNBits", "GatherBlockQuantized"):
         return _blocks(node, q, s, z)
-    axis = 0 if node.op_type in ("QLinearConv", "ConvInteger") or node.attributes.get_int("transB", 0) else -1
+    axis = 0 if node.op_type in ("QLinearConv", "ConvInteger") or node.attributes.get_int("transB", 0) == 1 else -1
     wide = q.astype(np.float32)
     return np.asarray((wide - (0 if z is None else _along(z, axis, q.ndim))) * _along(s, axis, q.ndim))
 

@@ -4,10 +4,12 @@ A node computes in FP16 with every tensor whose type parameter in the operator's
 fixes to FP32 (Resize's scales) stays. Casts are put where an FP16 value meets an FP32 node, and the reverse.
 
 Kept in FP32, with the reason: nodes that ``blocked`` names, operators without an FP16 form, nodes with a weight that
-FP16 cannot hold, and nodes that read or write a value that was measured to leave FP16's range. FP16 reaches from 2^-24 to 65504. A weight is too small when the norm of its rounding error
-exceeds 2^-11 of its own norm: rounding to 11 significant bits alone stays below that, so more means that elements fell
-below 2^-14, where bits are lost, or to zero. Scalars beyond 65504 are mask fill values and bounds, and become the
-largest finite FP16; scalars that would become zero (an epsilon) keep their node in FP32.
+FP16 cannot hold, and nodes that read or write a value that was measured to leave FP16's range.
+
+FP16 reaches from 2^-24 to 65504. A weight is too small when the norm of its rounding error exceeds 2^-11 of its own
+norm: rounding to 11 significant bits alone stays below that, so more means that elements fell below 2^-14, where bits
+are lost, or to zero. Scalars beyond 65504 are mask fill values and bounds, and become the largest finite FP16; scalars
+that would become zero (an epsilon) keep their node in FP32.
 """
 
 from __future__ import annotations
@@ -132,8 +134,9 @@ class CastFp16(Pass):
     def _beyond(self, node: ir.Node) -> str | None:
         """Say which value of a node, as it was measured, FP16 cannot hold."""
         for value in (*node.inputs, *node.outputs):
-            seen = self.magnitudes.get(str(value.name)) if value is not None and constant(value) is None else None
-            if seen is None or not _is_float(value):
+            if value is None or not _is_float(value) or constant(value) is not None:
+                continue
+            if (seen := self.magnitudes.get(str(value.name))) is None:
                 continue
             if seen.largest * MARGIN > LARGEST:
                 return f"range ±{seen.largest:.2g} of {value.name!r} exceeds FP16, which ends at {LARGEST:g}"
@@ -203,8 +206,8 @@ def _is_typed(value: ir.Value) -> bool:
     return isinstance(value.type, ir.TensorType) or value.const_value is not None
 
 
-def _is_float(value: ir.Value | None) -> bool:
-    return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == FLOAT
+def _is_float(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.TensorType) and value.dtype == FLOAT
 
 
 def _convert(

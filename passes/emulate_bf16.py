@@ -42,8 +42,9 @@ EXACT = (
 class EmulateBf16(Pass):
     """Round weights, inputs and every computed tensor to BF16; inputs and outputs of the graph stay FP32.
 
-    ``largest``: the largest finite magnitude that values were measured to hold, by name. BF16 ends a little before FP32:
-    what lies beyond, as the fill value of a mask does, would become infinite, and is not rounded; its node is a site.
+    ``largest``: the largest finite magnitude that values were measured to hold, by name. BF16 ends a little before
+    FP32: what lies beyond, as the fill value of a mask does, would become infinite; it is not rounded, and its node is
+    a site.
     """
 
     name: ClassVar[str] = "emulate-bf16"
@@ -65,9 +66,7 @@ class EmulateBf16(Pass):
             if weights_of(n) or any(v in beyond for v in n.outputs)
         )
         values = [v for v in graph.inputs if v.uses() and v not in beyond]
-        values += [
-            v for n in graph if n.op_type not in EXACT and not _widens(n) for v in n.outputs if v not in beyond
-        ]
+        values += [v for n in graph if n.op_type not in EXACT and not _widens(n) for v in n.outputs if v not in beyond]
         constants = [v for v in graph.initializers.values() if v.uses() and v not in refused and not v.is_graph_input()]
         stored = [_store(emit, v) for v in constants]
         rounded = [_round(emit, v) for v in values]

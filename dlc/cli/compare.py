@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 ROWS = 10
 LEGEND = (
-    "SQNR: energy of the reference over energy of the difference. Relative: largest difference over largest magnitude.\n"
+    "SQNR: energy of the reference over that of the difference. Relative: largest difference over largest magnitude.\n"
     "Layers are compared in the graphs as written: quantized nodes as their simulation in float. Outputs are those of "
     "the kernels."
 )
@@ -24,12 +24,13 @@ LEGEND = (
 @click.command(short_help="Compare two models: outputs, then layer by layer, and where they first diverge.")
 @click.argument("models", nargs=-1, required=True, metavar="[ARTIFACT] REF CAND")
 @click.option("--layers", is_flag=True, help="Compare every value and weight that both have, worst first.")
-@click.option("-r", "--recipe", "recipe_file", metavar="RECIPE",
-              help="Recipe (.py, .toml, zoo name) whose calibration data, sizes and bounds of inputs are taken.")  # fmt: skip
+@click.option(
+    "-r", "--recipe", "recipe_file", metavar="RECIPE", help="Recipe (.py, .toml, zoo name) whose inputs are taken."
+)
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
 @click.option("--batches", type=click.IntRange(1), default=4, show_default=True, help="How many inputs, at most.")
 @click.option("--threshold", type=float, metavar="DB",
-              help="SQNR below which a layer has diverged. Default: 80, 30 with halves, 20 with quantized values.")  # fmt: skip
+              help="SQNR below which a layer has diverged. Default: 80; 30 with halves, 20 with 8 bits.")  # fmt: skip
 @click.option("--max-ram", default="256MiB", show_default=True, metavar="BYTES", help="Inner tensors held at a time.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the inputs.")
 @common
