@@ -78,7 +78,8 @@ def test_overflow_in_the_middle() -> None:
 def overflows(model: ir.Model, feeds: Feeds) -> bool:
     """Whether an inner value is not finite. The CPU provider rounds to FP16 what it hands out, and little else."""
     copy = model.clone()
-    copy.graph.outputs.extend(v for n in copy.graph for v in n.outputs if not v.is_graph_output())
+    inner = (v for n in copy.graph for v in n.outputs if not v.is_graph_output())
+    copy.graph.outputs.extend(v for v in inner if v.dtype != ir.DataType.BFLOAT16)  # numpy has no such type
     return any(not np.isfinite(array.astype(np.float32)).all() for array in compute(copy, feeds).values())
 
 

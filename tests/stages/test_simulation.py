@@ -80,5 +80,3 @@ def test_the_sentence() -> None:
         "simulation against kernels: SQNR 48.2 dB, the same class in 99.50% of 200 examples"
     )
     assert simulation_line(Simulation(note="none")) == "none"
-
-
