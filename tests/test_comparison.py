@@ -44,11 +44,10 @@ def chain(change: Callable[[dict[str, Array]], object] = lambda _: None) -> ir.M
 @pytest.fixture
 def against(tmp_path: Path) -> Callable[..., Comparison]:
     def run(model: ir.Model, reference: ir.Model | None = None, *, held: int = HELD, layers: bool = True) -> Comparison:
-        subjects = []
         for name, each in (("one", reference or chain()), ("other", model)):
             ir.save(each, tmp_path / f"{name}.onnx")
-            subjects.append(Subject(name, tmp_path / f"{name}.onnx", SessionConfig()))
-        return compare(*subjects, FEEDS, "seeded", layers=layers, max_ram=held)
+        one, other = (Subject(n, tmp_path / f"{n}.onnx", SessionConfig()) for n in ("one", "other"))
+        return compare(one, other, FEEDS, "seeded", layers=layers, max_ram=held)
 
     return run
 
@@ -152,5 +151,5 @@ def test_nan_on_one_side(against: Against) -> None:
 def test_another_interface(against: Against) -> None:
     model = chain()
     model.graph.outputs[0].name = "z"
-    with pytest.raises(UserError, match="differ in interface.*'?y"):
+    with pytest.raises(UserError, match="differ in interface"):
         against(model)

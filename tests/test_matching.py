@@ -39,11 +39,17 @@ def test_the_rounded_value_is_the_twin() -> None:
     assert (unpacked("w", {"w_fp32", "x_fp32"}), unpacked("w", {"w"})) == ("w_fp32", None)
 
 
-@pytest.mark.parametrize(("form", "step"), [
-    (QuantizeDynamic(), 1 / 127), (QuantizeDynamic(contrib=False), 1 / 127), (QuantizeDynamic(reduce_range=True), 1 / 64),
-    (QuantizeWeights(bits=8, min_elements=1), 2 / 255), (QuantizeWeights(bits=8, symmetric=False, min_elements=1), 2 / 255),
+FORMS: tuple[tuple[Pass, float], ...] = (
+    (QuantizeDynamic(), 1 / 127),
+    (QuantizeDynamic(contrib=False), 1 / 127),
+    (QuantizeDynamic(reduce_range=True), 1 / 64),
+    (QuantizeWeights(bits=8, min_elements=1), 2 / 255),
+    (QuantizeWeights(bits=8, symmetric=False, min_elements=1), 2 / 255),
     (CastFp16(), 2.0**-10),
-], ids=str)  # fmt: skip
+)
+
+
+@pytest.mark.parametrize(("form", "step"), FORMS, ids=str)
 def test_a_weight_is_read_as_it_is_dequantized(form: Pass, step: float) -> None:
     """Rounding is off by half a step at most, and a step is a share of the largest weight."""
     model = linear()

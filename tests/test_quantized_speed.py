@@ -45,8 +45,9 @@ def product(expression: str = "MatMul(x, w)", header: str = WITH_CONTRIB) -> ir.
     return weighted(body, {"w": np.random.default_rng(1).standard_normal((64, 32)).astype(np.float32)}, header)
 
 
-def ours(model: ir.Model, feeds: Feeds = FEEDS, **options: bool) -> ir.Model:
-    QuantizeStatic(ranges=calibrate(model, [feeds], tensors_to_calibrate(model)), **options)(model)
+def ours(model: ir.Model, feeds: Feeds = FEEDS, *, reduce_range: bool = True) -> ir.Model:
+    ranges = calibrate(model, [feeds], tensors_to_calibrate(model))
+    QuantizeStatic(ranges=ranges, reduce_range=reduce_range)(model)
     return model
 
 
@@ -131,7 +132,7 @@ def test_a_pair_around_nothing() -> None:
     body = """g (float[8, 64] x, float s, uint8 z) => (float[8, 64] y) {
         a = Exp(x) q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, z) y = Exp(d)
     }"""
-    model = weighted(body, {"s": np.float32(0.1).reshape(()), "z": np.uint8(3).reshape(())})
+    model = weighted(body, {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8)})
     assert found(model)["Q/DQ around nothing"].nodes == ("node_q",)
 
 
@@ -142,7 +143,7 @@ def test_dynamic_convolution() -> None:
 
 
 @pytest.mark.parametrize(("bits", "level", "slow"), [(8, 0, True), (8, 4, False), (4, 0, False)])
-def test_blocks_at_an_accuracy_level(bits: int, level: int, slow: bool) -> None:  # noqa: FBT001
+def test_blocks_at_an_accuracy_level(bits: int, level: int, slow: bool) -> None:
     model = product()
     QuantizeWeights(bits=bits, accuracy_level=level, min_elements=1)(model)
     assert ("8-bit blocks at accuracy_level 0" in found(model)) is slow

@@ -30,7 +30,7 @@ def test_the_kernels_come_close_to_the_simulation(tmp_path: Path) -> None:
     assert found.agreement is not None
     assert found.note == ""
     # A sum on a rounding boundary falls to either side: some outputs are a step, 1/255 of the range, apart.
-    assert 30 < found.agreement.sqnr_db
+    assert found.agreement.sqnr_db > 30
     assert found.agreement.examples == 1
 
 
