@@ -2,8 +2,8 @@
 
     python -m benchmarks.divergence MODEL.onnx
 
-MODEL: the FP32 variant that ``dlc compile efficientnet-lite0`` writes. Prints how many were located, and the peak memory
-of a comparison beside that of one inference, each in a process of its own.
+MODEL: the FP32 variant that ``dlc compile efficientnet-lite0`` writes. Prints how many were located, and the peak
+memory of a comparison beside that of one inference, each in a process of its own.
 """
 
 from __future__ import annotations
