@@ -86,6 +86,13 @@ class Agreement(Record, frozen=True, kw_only=True):
     examples: int
 
 
+class Simulation(Record, frozen=True, kw_only=True):
+    """How close the kernels of a quantized graph come to its simulation in float; ``note`` where there is none."""
+
+    agreement: Agreement | None = None
+    note: str = ""
+
+
 class Accuracy(Record, frozen=True, kw_only=True):
     """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example."""
 
@@ -178,6 +185,7 @@ class VariantRecord(Record, frozen=True, kw_only=True):
     quantized: Quantized | None = None
     accuracy: Accuracy | None = None
     agreement: Agreement | None = None
+    simulation: Simulation | None = None
     latency: Latency | None = None
     size: Size | None = None
     memory: Memory | None = None

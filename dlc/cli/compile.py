@@ -55,7 +55,7 @@ def command(
     from dlc.cost_table import default_cache
     from dlc.harness.judge import overall
     from dlc.recipe import Precision
-    from dlc.report.table import verdict_rows
+    from dlc.report.table import simulation_line, verdict_rows
     from dlc.sources.recipe_files import load_recipe
     from dlc.target_file import load
 
@@ -88,6 +88,8 @@ def command(
             for reason in variant.verdict.reasons:
                 if verbose or not reason.startswith("pass: "):
                     click.echo(f"{variant.precision}: {label}{reason}")
+            if verbose and variant.simulation is not None:
+                click.echo(f"{variant.precision}: {simulation_line(variant.simulation)}")
         click.echo(f"report: {compiled.artifact.path / 'report.html'}")
     if compiled.bugs:
         _print_bugs(compiled.bugs, find)

@@ -53,6 +53,7 @@ def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> Che
 def to_manifest(
     recipe: Recipe, target: Target, seed: int, exported: Exported, data: CheckedData, evidence: Evidence,
     builds: Sequence[Build], plans: Mapping[str, MemoryPlan], hits: Sequence[manifest.ExpectationRecord] = (),
+    gaps: Mapping[str, manifest.Simulation | None] | None = None,
 ) -> manifest.Manifest:  # fmt: skip
     """Judge every variant and put everything on record."""
     interface = Interface.of(exported.model)
@@ -92,7 +93,13 @@ def to_manifest(
             size=baseline.size,
             memory=_memory(baseline, None, sizes, weight_bytes(exported.model)),
         ),
-        variants=tuple(judged(b, evidence.of.get(b.precision), plans.get(b.precision)) for b in builds),
+        variants=tuple(
+            msgspec.structs.replace(
+                judged(b, evidence.of.get(b.precision), plans.get(b.precision)),
+                simulation=(gaps or {}).get(b.precision),
+            )
+            for b in builds
+        ),
         warnings=warnings,
     )
 

@@ -13,8 +13,6 @@ from dlc.calibrate import calibrate, channel_means
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
-from dlc.passes.cast_fp16 import CastFp16
-from dlc.passes.emulate_bf16 import EmulateBf16
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
@@ -22,6 +20,7 @@ from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.defaults import quantized_rewrites
+from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
 from dlc.stages.recovering import closest
 from dlc.stages.rewriting import Rewritten, rewrite
@@ -102,8 +101,8 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
-    "fp16": lambda _model, _recipe, _target: [CastFp16()],
-    "bf16": lambda _model, _recipe, _target: [EmulateBf16()],
+    "fp16": lambda model, recipe, _target: [fp16(model, recipe)],
+    "bf16": lambda model, recipe, _target: [bf16(model, recipe)],
     "int8": _int8,
     "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
