@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dlc.calibrate import Range, calibrate, calibrate_channels, channel_means, measure
+from dlc.calibrate import Range, calibrate, channel_means
 from dlc.calibration import METHODS, Calibration, Method
-from dlc.clipping import LEVELS, clipped, entropy, minmax, mse, percentile
-from dlc.histogram import BINS, Histogram
+from dlc.clipping import LEVELS, clipped, minmax, mse, percentile
 from dlc.errors import DataError, UserError
+from dlc.histogram import BINS, Histogram
 from dlc.types import Array, Floats
 
 MODEL = """
