@@ -123,16 +123,17 @@ class _Watch:
         return list(names)
 
     def show(self, group: Sequence[str], read: Reader, observers: Mapping[str, Sequence[Observer]]) -> None:
-        """Run the data once and show a group's values; each is let go as soon as it was seen."""
+        """Run the data once and show a group's values to their observers."""
         kept = {name: sum(o.nbytes for o in observers[name]) for name in group}
         for i, values in _ahead(self._values(group, kept, read)):
             self._check_fit(group, {name: values[name].nbytes for name in group}, kept)
             for name in group:
-                array = values.pop(name)
+                array = values[name]
                 if array.size:
                     extremes = _finite(name, i, array)
                     for each in observers[name]:
                         each.add(array, extremes)
+            del values, array  # between two runs, never during one: the session's arena then finds the same gaps again
 
     def _values(
         self, group: Sequence[str], kept: Mapping[str, Bytes], read: Reader

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from dlc import calibrate, calibration_cache
+from dlc import calibrate, calibration_cache, clipping
 from dlc.calibration import Calibration
 from dlc.calibration_cache import data_digest, key, remembered
 from dlc.types import Feeds
@@ -69,7 +69,7 @@ def test_the_code_and_the_versions_are_in_the_key(monkeypatch: pytest.MonkeyPatc
         assert key(**ASKED) != before
     changed = tmp_path / "clipping.py"
     changed.write_text("LEVELS = 15\n")
-    monkeypatch.setattr(calibration_cache.clipping, "__file__", str(changed))
+    monkeypatch.setattr(clipping, "__file__", str(changed))
     assert key(**ASKED) != before
 
 

@@ -22,7 +22,7 @@ def histogram(values: Array) -> Histogram:
 
 def divergence(seen: Histogram, chosen: Range) -> float:
     """KL(P || Q) value by value: the slow, obvious one."""
-    counts = dict(enumerate(seen.counts.tolist()))
+    counts: dict[int, float] = dict(enumerate(map(float, seen.counts)))
     zero = BINS // 2
     counts[zero] = min(counts[zero], counts[zero + 1])
     inside = [i for i in counts if seen.edges[i + 1] > chosen.low and seen.edges[i] < chosen.high]

@@ -126,13 +126,16 @@ def test_a_quantized_model_given_again(cli: Cli, net: Callable[[str], str], tmp_
     assert ran.judged, ran.err
 
 
-@pytest.mark.parametrize("variant", ["int8", "int4"])
-def test_a_model_without_weights(cli: Cli, tmp_path: Path, variant: str) -> None:
+@pytest.mark.parametrize(
+    ("variant", "says"), [("int8", "the model has no weights"), ("int4", "no node reads a weight")]
+)
+def test_a_model_without_weights(cli: Cli, tmp_path: Path, variant: str, says: str) -> None:
     text = """<ir_version: 10, opset_import: ["": 20]> g (float[batch, 4] x) => (float[batch, 4] y) { y = Relu (x) }"""
     ir.save(ir.from_onnx_text(text), tmp_path / "bare.onnx")
     ran = cli("compile", "bare.onnx", "--variants", variant)
     assert ran.code == 1
-    assert f"{variant}: not built: nothing was converted: the model has no weights" in ran.out
+    assert f"{variant}: not built: " in ran.out
+    assert says in ran.out
 
 
 def test_the_cap_is_held_or_refused(cli: Cli, net: Callable[[str], str]) -> None:
