@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias, TypeVar
 
@@ -32,7 +32,11 @@ from dlc.types import Array, Bytes, Feeds
 T = TypeVar("T")
 MIB: Bytes = 1 << 20
 ALIVE = 2
-"""Batches whose values are alive at once: one is counted while the next one runs."""
+"""Batches whose values are alive at once: one is counted while the next one runs.
+
+Each has a session of its own, whose arena is empty when its turn comes. A shared one never would be: gaps would not
+fit from batch to batch, and it would grow.
+"""
 
 UNKNOWN: Bytes = 8
 """Bytes of an element whose type the graph does not state: those of the widest."""
@@ -133,24 +137,21 @@ class _Watch:
                     extremes = _finite(name, i, array)
                     for each in observers[name]:
                         each.add(array, extremes)
-            del values, array  # between two runs, never during one: the session's arena then finds the same gaps again
+            del values, array
 
     def _values(
         self, group: Sequence[str], kept: Mapping[str, Bytes], read: Reader
     ) -> Generator[tuple[int, dict[str, Array]]]:
         inputs = {v.name for v in self.model.graph.inputs}
-        runner: OrtCpuRunner | None = None
-        try:
+        part = revealing(self.model, [name for name in group if name not in inputs])
+        with ExitStack() as stack:
+            runners: list[OrtCpuRunner] = []
             for i, feeds in enumerate(read()):
                 check_finite(feeds, f"calibration batch {i}")
                 self._probe(feeds, group, kept)
-                if runner is None:
-                    runner = _Revealing(revealing(self.model, [n for n in group if n not in inputs]), self.config)
-                    runner.open()
-                yield i, {**runner.run(feeds), **{name: feeds[name] for name in group if name in inputs}}
-        finally:
-            if runner is not None:
-                runner.close()
+                if len(runners) < ALIVE:
+                    runners.append(stack.enter_context(_Revealing(part, self.config)))
+                yield i, {**runners[i % ALIVE].run(feeds), **{name: feeds[name] for name in group if name in inputs}}
 
     def _probe(self, feeds: Feeds, group: Sequence[str], kept: Mapping[str, Bytes]) -> None:
         """Learn how large every value is, unless a batch at least as large was seen."""
