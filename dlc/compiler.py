@@ -21,6 +21,7 @@ from dlc.passes.base import clone
 from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
 from dlc.report.write import write_reports
+from dlc.stages.calibrating import watched
 from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
 from dlc.stages.expectations import hits
@@ -83,7 +84,8 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         passes = rewrites(target, recipe.rewrites, recipe.invariants)
         base = rewrite(exported.model, costs, passes, evaluate=equal)
         found = hits(base, passes, recipe.expect_fusions)
-        built = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
+        shown = watched(recipe, data.batches, progress)
+        built = [build(p, base, shown, costs, evaluate=equal) for p in track(progress, precisions)]
 
         subjects = [ship(folder, b.precision, b.model, b.session) for b in built if b.model is not None]
         evidence = gather(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from dlc.calibration import DEFAULT, Calibration
 from dlc.errors import RecipeError
 from dlc.types import Array, Feeds, Outputs
 
@@ -109,6 +110,7 @@ class Recipe:
     ``inputs`` and ``outputs`` name a module's arguments and results in order; for ONNX files they are read from the
     graph; ``inputs`` may add dims and value bounds. ``prediction`` turns the feeds and outputs of one batch into one
     row per example, [b, ...], for ``metric``; default: the first output. ``invariants``: what holds for every input.
+    ``calibrate``: how ranges are chosen on the data of ``calibration``.
 
     ``rewrites``: rules of onnxscript's rewriter, or rewrites, of the user's own; measured and checked as ours are.
     ``expect_fusions``: rewrites, by name or short name, and at how many places each must at least fit.
@@ -129,6 +131,7 @@ class Recipe:
     expect_fusions: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     invariants: tuple[Invariant, ...] = ()
+    calibrate: Calibration = DEFAULT
 
     def __post_init__(self) -> None:
         self._accept_plain_words()

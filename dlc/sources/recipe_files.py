@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from dlc.calibration import Calibration
 from dlc.errors import RecipeError
 from dlc.feeds import input_like
 from dlc.lookup import load
@@ -146,6 +147,7 @@ def _checked(made: Unchecked, where: str, folder: Path) -> Recipe:
         *((f"dims[{k!r}]", v, Dim) for k, v in made.dims.items()),
         *((k, v, Dataset) for k in ("calibration", "evaluation") if (v := getattr(made, k)) is not None),
         ("gates", made.gates, Gates),
+        ("calibrate", made.calibrate, Calibration),
     ]
     for name, value, kind in expected:
         if not isinstance(value, kind):

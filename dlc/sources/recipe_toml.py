@@ -10,6 +10,7 @@ inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high 
 calibration = { file = "calibration.npz" }                            # one array per input, by name
 evaluation = { file = "evaluation.npz", targets = "labels", batch = 64 }
 gates = { retention = 0.99 }
+calibrate = { method = "entropy", max_ram = "2GiB" }                  # see docs/quantization.md
 rewrites = ["my_rules.py:rule"]                       # or package.module:rule; relative to this file
 expect_fusions = { attention = 6 }                    # places at which a rewrite must fit
 invariants = ["some-key-visible"]                                     # what holds for every input, see docs/recipes.md
@@ -26,6 +27,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from dlc.calibration import Calibration, byte_size
 from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
@@ -65,6 +67,13 @@ class _Gates(_Strict, frozen=True, kw_only=True):
     max_size_ratio: float | None = None
 
 
+class _Calibrate(_Strict, frozen=True, kw_only=True):
+    method: str | None = None
+    percentile: float | None = None
+    momentum: float | None = None
+    max_ram: int | str | None = None
+
+
 class Document(_Strict, frozen=True, kw_only=True):
     """A whole file; a key that is left out keeps what the source says."""
 
@@ -78,6 +87,7 @@ class Document(_Strict, frozen=True, kw_only=True):
     calibration: _Data | None = None
     evaluation: _Data | None = None
     gates: _Gates | None = None
+    calibrate: _Calibrate | None = None
     rewrites: tuple[str, ...] = ()
     expect_fusions: dict[str, int] = {}
     notes: tuple[str, ...] | None = None
@@ -86,6 +96,7 @@ class Document(_Strict, frozen=True, kw_only=True):
 
 TABLES: dict[str, type[_Strict]] = {
     "dims": _Dim, "inputs": _Input, "calibration": _Data, "evaluation": _Data, "gates": _Gates,
+    "calibrate": _Calibrate,
 }  # fmt: skip
 
 
@@ -121,6 +132,7 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
         if (data := getattr(document, role)) is not None:
             given[role] = _dataset(data, path)
     try:
+        given |= _calibration(document.calibrate, recipe.calibrate)
         if document.rewrites:
             given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
         if document.expect_fusions:
@@ -138,6 +150,15 @@ def _metric(name: str, path: Path) -> Any:
     if name not in METRICS:
         raise RecipeError(f"recipe {path}: unknown metric {name!r}{suggest(name, METRICS)}")
     return METRICS[name]
+
+
+def _calibration(stated: _Calibrate | None, before: Calibration) -> dict[str, Calibration]:
+    if stated is None:
+        return {}
+    given: dict[str, Any] = {k: v for k, v in msgspec.structs.asdict(stated).items() if v is not None}
+    if isinstance(given.get("max_ram"), str):
+        given["max_ram"] = byte_size(given["max_ram"])
+    return {"calibrate": replace(before, **given)}
 
 
 def _dataset(data: _Data, path: Path) -> Dataset:

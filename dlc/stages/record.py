@@ -18,6 +18,7 @@ from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import weight_bytes
 from dlc.recipe import Dataset, Recipe
+from dlc.stages.calibrating import too_few
 from dlc.stages.evidence import BASELINE, Evidence, Measured
 from dlc.stages.shipping import golden_tolerance
 from dlc.stages.variants import Build, pass_entry
@@ -29,10 +30,15 @@ TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscri
 
 @dataclass(frozen=True, slots=True)
 class CheckedData:
-    """The data sets of a recipe as they were found, and the examples that are in both."""
+    """The data sets of a recipe as they were found, and the examples that are in both.
+
+    ``batches``: how many the calibration data has.
+    """
 
     records: tuple[manifest.DataRecord, ...]
     leaked: int
+    warnings: tuple[str, ...] = ()
+    batches: int = 0
 
 
 def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> CheckedData:
@@ -47,7 +53,9 @@ def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> Che
     if evaluation is not None and recipe.metric is not None and evaluation.targets is None:
         raise DataError(f"data set {evaluation.name!r} has no targets, so {recipe.metric.name} cannot be computed")
     both = leaked(found["calibration"], found["evaluation"]) if len(found) == 2 else 0
-    return CheckedData(tuple(records), both)
+    few = too_few(found["calibration"]) if "calibration" in found else None
+    batches = found["calibration"].batches if "calibration" in found else 0
+    return CheckedData(tuple(records), both, (few,) if few else (), batches)
 
 
 def to_manifest(
@@ -58,7 +66,7 @@ def to_manifest(
     """Judge every variant and put everything on record."""
     interface = Interface.of(exported.model)
     sizes = {name: dim.typical for name, dim in exported.dims.items()}
-    warnings = (*recipe.notes, *exported.notes)
+    warnings = (*recipe.notes, *exported.notes, *data.warnings)
     here = detect(target.provider, target.threads)
     elsewhere = target.fingerprint != here.fingerprint
     if elsewhere:

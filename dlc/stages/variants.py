@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from dlc import manifest, pipeline
-from dlc.calibrate import calibrate, channel_means
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
+from dlc.passes.quantized_operators import quantized_operators
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.calibrating import static_int8
 from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
-from dlc.stages.recovering import closest
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
 from dlc.types import Bytes
@@ -55,6 +54,8 @@ def build(
         return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
     model = clone(base.model)
     try:
+        if precision in REWRITTEN and (came := quantized_operators(model)):
+            raise Unsupported(_again(came))
         passes = PASSES_OF[precision](model, recipe, costs.target)
         records = pipeline.run(model, passes, evaluate=evaluate)
         if not any(s.applied for s in records[-1].sites):
@@ -65,13 +66,14 @@ def build(
     except (UserError, CapabilityError) as error:
         return Build(precision, None, reason=str(error))
     quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
+    notes = (*NOTES.get(precision, ()), *(note for each in passes for note in each.notes))
     done = Rewritten(model)
     if precision in REWRITTEN:
         done = rewrite(model, costs, quantized_rewrites(), evaluate=evaluate)
     session, loading = session_for(done.model, costs)
     return Build(
         precision, done.model, (*base.records, *records, *done.records), (*base.choices, *done.choices, *loading),
-        quantized, NOTES.get(precision, ()), session, bug=next(iter(done.bugs), None),
+        quantized, notes, session, bug=next(iter(done.bugs), None),
     )  # fmt: skip
 
 
@@ -93,11 +95,7 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    data, threads = recipe.calibration, target.threads
-    ranges = calibrate(model, data.batches(), tensors_to_calibrate(model), threads=threads)
-    means = channel_means(model, data.batches(), channels_to_average(model), threads=threads)
-    plain = QuantizeStatic(ranges=ranges, reduce_range=reduce_range)
-    return [closest(model, [plain, replace(plain, correct_bias=True, means=means)], data, threads=threads)]
+    return [static_int8(model, recipe, recipe.calibration, reduce_range=reduce_range, threads=target.threads)]
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
@@ -134,6 +132,14 @@ def pass_entry(record: PassRecord) -> manifest.PassEntry:
 def site_record(site: Site) -> manifest.SiteRecord:
     """Record a site for the manifest."""
     return manifest.SiteRecord(rewrite=site.rewrite, node=site.node, op=site.op, reason=site.reason, ratio=site.ratio)
+
+
+def _again(came: Mapping[str, int]) -> str:
+    found = ", ".join(f"{op} ×{n}" for op, n in list(came.items())[:3])
+    return (
+        f"the model is quantized already ({found}): give the FP32 model it was made from, or compile this one with "
+        "--variants fp32, which keeps its precision and makes it faster where it can"
+    )
 
 
 def _why(sites: Sequence[Site]) -> str:
