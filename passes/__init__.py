@@ -31,6 +31,7 @@ PASSES = {
     "quantize-weights": "dlc.passes.quantize_weights:QuantizeWeights",
     "share-dynamic-quantize": "dlc.passes.share_dynamic_quantize:ShareDynamicQuantize",
     "split-bias": "dlc.passes.split_bias:SplitBias",
+    "split-conv-residual": "dlc.passes.split_conv_residual:SplitConvResidual",
     "split-residual": "dlc.passes.split_residual:SplitResidual",
     "unpack-integer-products": "dlc.passes.unpack_integer_products:UnpackIntegerProducts",
     "unroll-grid": "dlc.passes.unroll_grid:UnrollGrid",

@@ -15,6 +15,7 @@ from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.passes.quantized_operators import quantized_operators
+from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
@@ -95,7 +96,10 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    return [static_int8(model, recipe, recipe.calibration, reduce_range=reduce_range, threads=target.threads)]
+    apart = SplitConvResidual()
+    apart(model)  # before it is calibrated; the pass is listed, and then finds nothing left to do
+    static = static_int8(model, recipe, recipe.calibration, reduce_range=reduce_range, threads=target.threads)
+    return [apart, static]
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
