@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dlc.errors import RecipeError
+from dlc.search import Mixing
 from dlc.types import Array, Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
     from dlc.harness.accuracy import Metric
     from dlc.passes.rewrite import Rewrite
 
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4", "mixed"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4", "mixed")
 
 Invariant: TypeAlias = Literal["some-key-visible"]
 """What a user states about every input that the model will be given, and the graph cannot tell.
@@ -124,6 +125,7 @@ class Recipe:
     metric: Metric | None = None
     prediction: Callable[[Feeds, Outputs], Array] | None = None
     gates: Gates = Gates()
+    mixed: Mixing = field(default_factory=Mixing)
     variants: tuple[Precision, ...] = ("fp32", "int8")
     rewrites: tuple[Rewrite, ...] = ()
     expect_fusions: Mapping[str, int] = field(default_factory=dict)

@@ -23,6 +23,7 @@ from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.loading import session_for
+from dlc.stages.mixing import mix
 from dlc.stages.recovering import closest
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
@@ -41,6 +42,7 @@ class Build:
     notes: tuple[str, ...] = ()
     session: SessionConfig = field(default_factory=SessionConfig)
     reason: str = ""
+    search: manifest.SearchRecord | None = None
     bug: DlcError | None = None
 
 
@@ -55,8 +57,16 @@ def build(
         session, loading = session_for(base.model, costs)
         return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
     model = clone(base.model)
+    search: manifest.SearchRecord | None = None
+    passes: Sequence[Pass]
     try:
-        passes = PASSES_OF[precision](model, recipe, costs.target)
+        if precision == "mixed":
+            mixed = mix(model, recipe, costs, PASSES_OF["int8"])
+            passes, search = mixed.passes, mixed.record
+            if mixed.reason:
+                return Build(precision, None, reason=mixed.reason, search=search)
+        else:
+            passes = PASSES_OF[precision](model, recipe, costs.target)
         records = pipeline.run(model, passes, evaluate=evaluate)
         if not any(s.applied for s in records[-1].sites):
             raise Unsupported("nothing was converted: " + _why(records[-1].sites))
@@ -64,7 +74,7 @@ def build(
     except PassError as error:
         return Build(precision, None, reason=str(error), bug=error)
     except (UserError, CapabilityError) as error:
-        return Build(precision, None, reason=str(error))
+        return Build(precision, None, reason=str(error), search=search)
     quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
     done = Rewritten(model)
     if precision in REWRITTEN:
@@ -72,7 +82,7 @@ def build(
     session, loading = session_for(done.model, costs)
     return Build(
         precision, done.model, (*base.records, *records, *done.records), (*base.choices, *done.choices, *loading),
-        quantized, NOTES.get(precision, ()), session, bug=next(iter(done.bugs), None),
+        quantized, NOTES.get(precision, ()), session, search=search, bug=next(iter(done.bugs), None),
     )  # fmt: skip
 
 
@@ -108,7 +118,7 @@ PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] 
     "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
 
-REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4"))
+REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4", "mixed"))
 """Precisions whose graphs hold quantized operators, which have forms to choose from."""
 
 NOTES: Mapping[Precision, tuple[str, ...]] = {
