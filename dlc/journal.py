@@ -21,10 +21,10 @@ from dlc.search import Measured, Mix
 
 
 class Sensitivity(Record, frozen=True, kw_only=True, tag="sensitivity"):
-    """What one unit loses on its own."""
+    """What one unit loses on its own; None: its outputs are of no use."""
 
     unit: str
-    loss: float
+    loss: float | None
 
 
 class Evaluation(Record, frozen=True, kw_only=True, tag="evaluation"):
@@ -39,7 +39,7 @@ class Journal:
     """Entries of one search; ``file`` None: they are gone with the process."""
 
     file: Path | None = None
-    losses: dict[str, float] = field(default_factory=dict)
+    losses: dict[str, float | None] = field(default_factory=dict)
     measured: dict[Mix, Measured] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -76,10 +76,11 @@ def mix(model: ir.Model, recipe: Recipe, costs: Costs, int8: Passes) -> Mixed:
     if not names:
         raise Unsupported("no node can compute in 8 bits: int8 says why")
     journal = Journal(_file(workshop, recipe.calibration))
-    problem = Problem(
-        _units(workshop, names, chooses, journal), _links(workshop, names),
-        by_size=recipe.mixed.objective.within_bytes is not None,
-    )  # fmt: skip
+    units = _units(workshop, names, chooses, journal)
+    if not units:
+        raise Unsupported("every unit gives NaN or infinity in 8 bits")
+    by_size = recipe.mixed.objective.within_bytes is not None
+    problem = Problem(units, [] if by_size else _links(workshop, [u.name for u in units]), by_size=by_size)
 
     def evaluate(chosen: Mix) -> Measured:
         if chosen not in journal.measured:
@@ -197,15 +198,19 @@ def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
 
 
 def _units(workshop: Workshop, names: Sequence[str], chooses: Dataset, journal: Journal) -> list[Unit]:
-    """Tell of each unit what it loses, and what it saves."""
+    """Tell of each unit what it loses, and what it saves; one whose outputs are of no use is none."""
+    loss: float | None
     first = replace(chooses, batches=lambda: islice(chooses.batches(), 1), targets=None)
     for name in names:
         if name not in journal.losses:
-            alone = workshop.keeps(workshop.build(frozenset([name])), first)
-            journal.add(Sensitivity(unit=name, loss=max(alone.loss, 0.0)))
-    places = {name: _region(workshop.model, [name]) for name in names}
-    saved = _saved(workshop, places)
-    return [Unit(name, journal.losses[name], *saved[name]) for name in names]
+            try:
+                loss = max(workshop.keeps(workshop.build(frozenset([name])), first).loss, 0.0)
+            except ModelError:
+                loss = None
+            journal.add(Sensitivity(unit=name, loss=loss))
+    losses = {name: loss for name in names if (loss := journal.losses[name]) is not None}
+    saved = _saved(workshop, {name: _region(workshop.model, [name]) for name in losses})
+    return [Unit(name, loss, *saved[name]) for name, loss in losses.items()]
 
 
 def _links(workshop: Workshop, names: Sequence[str]) -> list[Link]:
@@ -274,7 +279,7 @@ def _timed(before: ir.Model, after: ir.Model, values: Feeds, costs: Costs) -> tu
 def _answer(workshop: Workshop, names: Sequence[str], found: Found) -> Mixed:
     """Put the search on record, and say what is built."""
     objective = workshop.recipe.mixed.objective
-    plain = found.measured[frozenset(names)]
+    plain = next(iter(found.measured.values()))  # all units, measured first
     unit = Estimate(value=1.0, low=1.0, high=1.0)
     size = file_bytes(workshop.model)
     fp32 = Measured(ms=plain.ms / plain.ratio.value, ratio=unit, kept=unit, bytes=size, seconds=0.0)
