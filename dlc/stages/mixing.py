@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -72,7 +72,7 @@ def mix(model: ir.Model, recipe: Recipe, costs: Costs, int8: Passes) -> Mixed:
     chooses, judges = halves(recipe.calibration)
     passes = _complete(int8(model, replace(recipe, calibration=chooses), costs.target), model, chooses, costs)
     workshop = Workshop(model, passes, recipe, costs, judges)
-    names = workshop.units()
+    names = workshop.names
     if not names:
         raise Unsupported("no node can compute in 8 bits: int8 says why")
     journal = Journal(_file(workshop, recipe.calibration))
@@ -130,19 +130,20 @@ def _complete(passes: Sequence[Pass], model: ir.Model, chooses: Dataset, costs: 
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Builds mixes of one model and measures them."""
+    """Builds mixes of one model and measures them; ``names``: of its units, the weighted nodes that 8 bits fit."""
 
     model: ir.Model
     passes: Sequence[Pass]
     recipe: Recipe
     costs: Costs
     judges: Dataset
+    names: list[str] = field(init=False)
 
-    def units(self) -> list[str]:
-        """Names of the weighted nodes that can compute in 8 bits, in graph order."""
+    def __post_init__(self) -> None:
         [*_, record] = pipeline.run(clone(self.model), self.passes)
         applied = {s.node for s in record.sites if s.applied}
-        return [label(n) for n in weighted_nodes(self.model.graph) if label(n) in applied]
+        units = [label(n) for n in weighted_nodes(self.model.graph) if label(n) in applied]
+        object.__setattr__(self, "names", units)
 
     def leaving(self, excluded: Sequence[str]) -> list[Pass]:
         """Passes that leave these nodes in FP32."""
@@ -154,7 +155,7 @@ class Workshop:
     def build(self, chosen: Mix) -> ir.Model:
         """Return the model with these units in 8 bits."""
         model = clone(self.model)
-        pipeline.run(model, self.leaving([n for n in self.units() if n not in chosen]))
+        pipeline.run(model, self.leaving([n for n in self.names if n not in chosen]))
         return model
 
     def keeps(self, changed: ir.Model, dataset: Dataset) -> Kept:
