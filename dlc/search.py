@@ -52,7 +52,7 @@ class Measured(Record, frozen=True, kw_only=True):
 class Objective:
     """What the mix must hold; one of the three, by default to keep 99.9 % of FP32.
 
-    ``keep``: the fastest that keeps this share. ``within_ms``, ``within_bytes``: the most accurate that is no slower,
+    ``keep``: the fastest that keeps this share, at the unfavourable end of the interval. ``within_ms``, ``within_bytes``: the most accurate that is no slower,
     or no larger.
     """
 
@@ -85,7 +85,7 @@ class Objective:
         if found.refuted is not None:
             return False
         if self.keep is not None:
-            return found.kept.value >= self.keep
+            return found.kept.low >= self.keep
         return found.ms <= self.within_ms if self.within_ms is not None else found.bytes <= (self.within_bytes or 0)
 
     def better(self, one: Measured, other: Measured) -> bool:
@@ -286,7 +286,7 @@ class Search:
         Measured at the best mix, and from there by the predicted differences.
         """
         at, problem = self.measured[best], self.problem
-        missing, lost = 1 - at.kept.value, problem.loss(best)
+        missing, lost = 1 - at.kept.low, problem.loss(best)
         shortfall = missing * problem.loss(mix) / lost if lost > 0 else missing
         saved = problem.saved(mix) - problem.saved(best)
         if self.objective.keep is not None:
@@ -304,7 +304,7 @@ class Search:
         """Return the mix that misses the objective by least."""
         sound = {mix: m for mix, m in self.measured.items() if m.refuted is None} or self.measured
         if self.objective.keep is not None:
-            return max(sound, key=lambda mix: sound[mix].kept.value, default=None)
+            return max(sound, key=lambda mix: sound[mix].kept.low, default=None)
         by_time = self.objective.within_ms is not None
         return min(sound, key=lambda mix: sound[mix].ms if by_time else sound[mix].bytes, default=None)
 

@@ -14,7 +14,11 @@ from dlc.search import Measured
 
 ONE = Estimate(value=1.0, low=0.9, high=1.0)
 FOUND = Measured(ms=3.0, ratio=ONE, kept=ONE, bytes=8, seconds=0.5)
-ENTRIES = [Sensitivity(unit="a", loss=1e-5), Sensitivity(unit="b", loss=None), Evaluation(mix=("a",), measured=FOUND)]
+ENTRIES: list[Sensitivity | Evaluation] = [
+    Sensitivity(unit="a", loss=1e-5),
+    Sensitivity(unit="b", loss=None),
+    Evaluation(mix=("a",), measured=FOUND),
+]
 
 
 def written(file: Path) -> Journal:

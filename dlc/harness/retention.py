@@ -30,6 +30,10 @@ RIVALS = 5
 """Runners-up that may win; those behind them need a larger error still."""
 
 
+EPS = float(np.finfo(np.float32).eps)
+"""Rounding of a probability, and the least that is told from 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """``share`` of FP32's quality. ``loss``: a measure of the error that adds up over small independent errors."""
@@ -95,8 +99,10 @@ class Contest:
     divergence: list[Floats] = field(default_factory=list)
 
     def add(self, expected: Array, scores: Array) -> None:
-        """Add a batch of scores, [b, classes]."""
+        """Add a batch of scores, [b, classes]; probabilities count as their logarithms."""
         z, y = expected.astype(np.float64), scores.astype(np.float64)
+        if (z >= 0).all() and np.allclose(z.sum(axis=1), 1.0, atol=z.shape[1] * EPS):  # a Softmax is at the end
+            z, y = np.log(np.maximum(z, EPS)), np.log(np.maximum(y, EPS))
         order = np.argsort(-z, axis=1, kind="stable")[:, : RIVALS + 1]
         log_p, log_q = _log_softmax(z), _log_softmax(y)
         p, top, error = np.exp(log_p), np.take_along_axis(z, order, 1), np.take_along_axis(y - z, order, 1)

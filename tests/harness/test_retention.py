@@ -69,6 +69,21 @@ def test_the_expected_share_is_the_share_of_right_answers_over_many_examples(spr
     assert share.low <= share.value <= share.high
 
 
+def test_probabilities_tell_the_same_as_the_scores_that_they_come_from() -> None:
+    def softmax(function: Function) -> Function:
+        def apply(x: Array) -> Array:
+            powers = np.exp(function.function(x).astype(np.float64))
+            return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+
+        return Function(apply)
+
+    x = data(scores(200))
+    raw = kept(FP32, noisy(0.1), x, METRICS["top1"], None, np.random.default_rng(0))
+    out = kept(softmax(FP32), softmax(noisy(0.1)), x, METRICS["top1"], None, np.random.default_rng(0))
+    assert out.share.value == pytest.approx(raw.share.value, abs=1e-5)  # probabilities above 1e-3 rounded to 6e-8
+    assert out.loss == pytest.approx(raw.loss, rel=1e-3)
+
+
 def test_fifty_examples_order_what_changed_choices_cannot() -> None:
     few = data(scores(50))
     small, large = (kept(FP32, noisy(s), few, METRICS["top1"], None, RNG) for s in (0.004, 0.01))
