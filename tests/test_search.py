@@ -106,15 +106,16 @@ def test_the_most_accurate_within_a_limit(seed: int, what: str) -> None:
     assert found.best is not None
     got = found.measured[found.best]
     assert objective.holds(got)
-    assert 1 - got.kept.value <= (1 - best.kept.value) / 0.8  # neighbouring budgets of the path lie within 15 %
+    assert 1 - got.kept.value <= (1 - best.kept.value) / 0.8  # neighbouring budgets of the path lie within 22 %
 
 
-def test_a_share_is_kept_where_the_unfavourable_end_of_its_interval_keeps_it() -> None:
+def test_a_share_is_kept_where_it_is_within_one_standard_error() -> None:
     found = World(Problem([Unit("a", 1e-4, 5e5, 10)])).truth(frozenset("a"))
     assert Objective(keep=0.999).holds(found)
-    unsure = Estimate(value=0.9999, low=0.9989, high=1.0)
-    wide = Measured(ms=found.ms, ratio=found.ratio, kept=unsure, bytes=found.bytes, seconds=0.0)
-    assert not Objective(keep=0.999).holds(wide)
+    for low, holds in ((0.9985, True), (0.9975, False)):  # one standard error is 0.00071, or 0.0012
+        unsure = Estimate(value=0.9999, low=low, high=1.0)
+        wide = Measured(ms=found.ms, ratio=found.ratio, kept=unsure, bytes=found.bytes, seconds=0.0)
+        assert Objective(keep=0.999).holds(wide) == holds
 
 
 def test_all_units_are_measured_and_win_where_they_keep_enough() -> None:

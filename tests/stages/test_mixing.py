@@ -75,7 +75,7 @@ def test_digits_cnn_finds_a_mix_and_a_second_search_measures_nothing(
     assert found.reason == ""
     chosen, record = found.record.chosen, found.record
     assert chosen is not None
-    assert chosen.kept.low >= 0.99
+    assert chosen.kept.value >= 0.99
     assert record.plain.excluded == ()
     assert 1 <= record.evaluations == len(measured) <= FEW
     assert record.front[-1].kept.value == 1.0  # FP32, or what keeps all of it
