@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,6 +63,16 @@ class Mixed:
     passes: tuple[Pass, ...]
     record: manifest.SearchRecord
     reason: str = ""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Say what was searched and found."""
+        if (chosen := self.record.chosen) is None:
+            return ()
+        return (
+            f"{self.record.objective}: of {self.record.evaluations} mixes that were measured, the one that "
+            f"{_words(chosen)}",
+        )
 
 
 def mix(model: ir.Model, recipe: Recipe, costs: Costs, int8: Passes) -> Mixed:
@@ -190,7 +200,7 @@ def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
     costs, recipe = workshop.costs, workshop.recipe
     if costs.table.file is None:
         return None
-    options = [f"{p.name} {sorted(p.options.items())}" for p in workshop.passes]
+    options = [f"{p.name} {[(f.name, getattr(p, f.name)) for f in fields(p)]}" for p in workshop.passes]  # type: ignore[arg-type]
     metric = recipe.metric.name if recipe.metric else ""
     seen = data.inspect(dataset, Interface.of(workshop.model)).sha256
     sizes = [f"{name} {array.shape}" for name, array in costs.feeds.items()]

@@ -58,11 +58,11 @@ def build(
         return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
     model = clone(base.model)
     search: manifest.SearchRecord | None = None
-    passes: Sequence[Pass]
+    notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
         if precision == "mixed":
             mixed = mix(model, recipe, costs, PASSES_OF["int8"])
-            passes, search = mixed.passes, mixed.record
+            passes, search, notes = list(mixed.passes), mixed.record, mixed.notes
             if mixed.reason:
                 return Build(precision, None, reason=mixed.reason, search=search)
         else:
@@ -82,7 +82,7 @@ def build(
     session, loading = session_for(done.model, costs)
     return Build(
         precision, done.model, (*base.records, *records, *done.records), (*base.choices, *done.choices, *loading),
-        quantized, NOTES.get(precision, ()), session, search=search, bug=next(iter(done.bugs), None),
+        quantized, notes, session, search=search, bug=next(iter(done.bugs), None),
     )  # fmt: skip
 
 

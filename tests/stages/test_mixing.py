@@ -150,6 +150,7 @@ def test_nodes_left_out_are_in_the_variant(network: tuple[Recipe, ir.Model, Cost
     assert built.search is not None
     assert built.search.chosen is not None
     assert built.quantized is not None
+    assert [n.partition(":")[0] for n in built.notes] == ["the fastest that keeps 90 % of FP32"]
     assert {s.node for s in built.quantized.left if s.reason == "excluded"} == set(built.search.chosen.excluded)
 
 
