@@ -73,7 +73,8 @@ def test_probabilities_tell_the_same_as_the_scores_that_they_come_from() -> None
     def softmax(function: Function) -> Function:
         def apply(x: Array) -> Array:
             powers = np.exp(function.function(x).astype(np.float64))
-            return (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+            shares: Array = (powers / powers.sum(axis=1, keepdims=True)).astype(np.float32)
+            return shares
 
         return Function(apply)
 
