@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dlc.calibration import DEFAULT, Calibration
 from dlc.errors import RecipeError
+from dlc.search import Mixing
 from dlc.types import Array, Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
     from dlc.harness.accuracy import Metric
     from dlc.passes.rewrite import Rewrite
 
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4", "mixed"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4", "mixed")
 
 Invariant: TypeAlias = Literal["some-key-visible"]
 """What a user states about every input that the model will be given, and the graph cannot tell.
@@ -126,6 +127,7 @@ class Recipe:
     metric: Metric | None = None
     prediction: Callable[[Feeds, Outputs], Array] | None = None
     gates: Gates = Gates()
+    mixed: Mixing = field(default_factory=Mixing)
     variants: tuple[Precision, ...] = ("fp32", "int8")
     rewrites: tuple[Rewrite, ...] = ()
     expect_fusions: Mapping[str, int] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +12,7 @@ import click
 
 from dlc.calibration import CHOICES, Choice
 from dlc.cli.common import Format, command_line, common, print_json, print_table, progress
+from dlc.cli.mixing import mixing as mixing_options
 
 if TYPE_CHECKING:
     from dlc.errors import DlcError
@@ -29,7 +30,7 @@ LEGEND = (
 @click.option(
     "-r", "--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file that declares the rest."
 )
-@click.option("--variants", help="Comma-separated: fp32,fp16,bf16,int8,int4. Default: what the recipe names.")
+@click.option("--variants", help="Comma-separated: fp32,fp16,bf16,int8,int4,mixed. Default: what the recipe names.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True,
               help="Folder that receives the artifact, under the model's name.")  # fmt: skip
 @click.option(
@@ -43,11 +44,12 @@ LEGEND = (
 @click.option("--calibration-method", type=click.Choice(CHOICES), help="How int8 ranges are chosen. Default: mse.")
 @click.option("--max-ram", help="Most that calibration may hold of a model's activations. Default: 1GiB.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that exists.")
+@mixing_options
 @common
 def command(
     source: str, recipe_file: Path | None, variants: str | None, out: Path, target_file: Path | None,
     provider: str | None, threads: int | None, seed: int, no_evaluate: bool, check_each_pass: bool, overwrite: bool,
-    calibration_method: Choice | None, max_ram: str | None, form: Format, verbose: int,
+    calibration_method: Choice | None, max_ram: str | None, mixing: Mapping[str, Any], form: Format, verbose: int,
 ) -> int:  # fmt: skip
     """Compile SOURCE: a zoo name, recipe.py, recipe.toml, model.onnx, model.pt2 or package.module:factory.
 
@@ -62,6 +64,7 @@ def command(
     from dlc.recipe import Precision
     from dlc.report.sites import conversions
     from dlc.report.table import simulation_line, verdict_rows
+    from dlc.sources.mixing_options import Stated, from_command_line
     from dlc.sources.recipe_files import load_recipe
     from dlc.target_file import load
 
@@ -73,8 +76,10 @@ def command(
         if target_file
         else (targets.detect(cast("targets.Provider", provider or "cpu"), threads or 1), None)
     )
+    asked_for = tuple(v.strip() for v in variants.split(",")) if variants else recipe.variants
+    recipe = replace(recipe, mixed=from_command_line(Stated(**mixing), recipe.mixed, asked_for))
     options = Options(
-        variants=cast("tuple[Precision, ...]", tuple(v.strip() for v in variants.split(","))) if variants else None,
+        variants=cast("tuple[Precision, ...]", asked_for) if variants else None,
         seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
         cache=default_cache(), costs=costs,
     )  # fmt: skip

@@ -11,6 +11,7 @@ calibration = { file = "calibration.npz" }                            # one arra
 evaluation = { file = "evaluation.npz", targets = "labels", batch = 64 }
 gates = { retention = 0.99 }
 calibrate = { method = "entropy", max_ram = "2GiB" }                  # see docs/quantization.md
+mixed = { keep = 0.999, evaluations = 40, time_budget = "10min" }      # or within_ms = 3.0, or within_size = "8MB"
 rewrites = ["my_rules.py:rule"]                       # or package.module:rule; relative to this file
 expect_fusions = { attention = 6 }                    # places at which a rewrite must fit
 invariants = ["some-key-visible"]                                     # what holds for every input, see docs/recipes.md
@@ -32,6 +33,7 @@ from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
 from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, suggest
+from dlc.sources.mixing_options import Stated, applied
 from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
 
@@ -88,15 +90,17 @@ class Document(_Strict, frozen=True, kw_only=True):
     evaluation: _Data | None = None
     gates: _Gates | None = None
     calibrate: _Calibrate | None = None
+    mixed: Stated | None = None
     rewrites: tuple[str, ...] = ()
     expect_fusions: dict[str, int] = {}
     notes: tuple[str, ...] | None = None
     invariants: tuple[str, ...] | None = None
 
 
-TABLES: dict[str, type[_Strict]] = {
+TABLES: dict[str, type[msgspec.Struct]] = {
     "dims": _Dim, "inputs": _Input, "calibration": _Data, "evaluation": _Data, "gates": _Gates,
     "calibrate": _Calibrate,
+    "mixed": Stated,
 }  # fmt: skip
 
 
@@ -124,6 +128,23 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     if document.inputs:
         read_inputs = {k: Input(i.dtype, i.shape, i.low, i.high) for k, i in document.inputs.items()}
         given["inputs"] = {**recipe.inputs, **read_inputs}
+    given |= _judging(document, path)
+    try:
+        given |= _calibration(document.calibrate, recipe.calibrate)
+        if document.mixed is not None:
+            given["mixed"] = applied(document.mixed, recipe.mixed)
+        if document.rewrites:
+            given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
+        if document.expect_fusions:
+            given["expect_fusions"] = _fusions(document, given.get("rewrites", recipe.rewrites), recipe)
+        return replace(recipe, **given)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path}: {error}") from error
+
+
+def _judging(document: Document, path: Path) -> dict[str, Any]:
+    """Return the metric, the gates and the data, where they are declared."""
+    given: dict[str, Any] = {}
     if document.metric is not None:
         given["metric"] = _metric(document.metric, path)
     if document.gates is not None:
@@ -131,17 +152,13 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     for role in ("calibration", "evaluation"):
         if (data := getattr(document, role)) is not None:
             given[role] = _dataset(data, path)
-    try:
-        given |= _calibration(document.calibrate, recipe.calibrate)
-        if document.rewrites:
-            given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
-        if document.expect_fusions:
-            own = [each.name for each in adopt(given.get("rewrites", recipe.rewrites))]
-            stated = {resolve(word, own): places for word, places in document.expect_fusions.items()}
-            given["expect_fusions"] = {**recipe.expect_fusions, **stated}
-        return replace(recipe, **given)
-    except RecipeError as error:
-        raise RecipeError(f"recipe {path}: {error}") from error
+    return given
+
+
+def _fusions(document: Document, rewrites: Any, recipe: Recipe) -> dict[str, int]:
+    own = [each.name for each in adopt(rewrites)]
+    stated = {resolve(word, own): places for word, places in document.expect_fusions.items()}
+    return {**recipe.expect_fusions, **stated}
 
 
 def _metric(name: str, path: Path) -> Any:

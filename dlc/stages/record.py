@@ -126,7 +126,7 @@ def _variant(
     passes = tuple(map(pass_entry, build.records))
     if build.model is None or measured is None:
         verdict = manifest.VerdictRecord(status="not built", reasons=(build.reason,))
-        return manifest.VariantRecord(precision=build.precision, verdict=verdict, passes=passes)
+        return manifest.VariantRecord(precision=build.precision, verdict=verdict, passes=passes, search=build.search)
     verdict = judge(
         build.precision, recipe.gates, latency=measured.latency, size=measured.size, accuracy=measured.accuracy,
         agreement=measured.agreement, fault=measured.fault, leaked=both, elsewhere=elsewhere, hits=hits,
@@ -138,6 +138,7 @@ def _variant(
         passes=passes,
         choices=build.choices,
         quantized=build.quantized,
+        search=build.search,
         accuracy=measured.accuracy,
         agreement=measured.agreement,
         latency=measured.latency,

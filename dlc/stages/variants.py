@@ -23,6 +23,7 @@ from dlc.stages.calibrating import static_int8
 from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
+from dlc.stages.mixing import mix
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
 from dlc.types import Bytes
@@ -40,6 +41,7 @@ class Build:
     notes: tuple[str, ...] = ()
     session: SessionConfig = field(default_factory=SessionConfig)
     reason: str = ""
+    search: manifest.SearchRecord | None = None
     bug: DlcError | None = None
 
 
@@ -54,10 +56,18 @@ def build(
         session, loading = session_for(base.model, costs)
         return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
     model = clone(base.model)
+    search: manifest.SearchRecord | None = None
+    notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
         if precision in REWRITTEN and (came := quantized_operators(model)):
             raise Unsupported(_again(came))
-        passes = PASSES_OF[precision](model, recipe, costs.target)
+        if precision == "mixed":
+            mixed = mix(model, recipe, costs, PASSES_OF["int8"])
+            passes, search, notes = list(mixed.passes), mixed.record, mixed.notes
+            if mixed.reason:
+                return Build(precision, None, reason=mixed.reason, search=search)
+        else:
+            passes = PASSES_OF[precision](model, recipe, costs.target)
         records = pipeline.run(model, passes, evaluate=evaluate)
         if not any(s.applied for s in records[-1].sites):
             raise Unsupported("nothing was converted: " + _why(records[-1].sites))
@@ -65,16 +75,16 @@ def build(
     except PassError as error:
         return Build(precision, None, reason=str(error), bug=error)
     except (UserError, CapabilityError) as error:
-        return Build(precision, None, reason=str(error))
+        return Build(precision, None, reason=str(error), search=search)
     quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
-    notes = (*NOTES.get(precision, ()), *(note for each in passes for note in each.notes))
+    notes = (*notes, *(note for each in passes for note in each.notes))
     done = Rewritten(model)
     if precision in REWRITTEN:
         done = rewrite(model, costs, quantized_rewrites(), evaluate=evaluate)
     session, loading = session_for(done.model, costs)
     return Build(
         precision, done.model, (*base.records, *records, *done.records), (*base.choices, *done.choices, *loading),
-        quantized, notes, session, bug=next(iter(done.bugs), None),
+        quantized, notes, session, search=search, bug=next(iter(done.bugs), None),
     )  # fmt: skip
 
 
@@ -109,7 +119,7 @@ PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] 
     "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
 
-REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4"))
+REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4", "mixed"))
 """Precisions whose graphs hold quantized operators, which have forms to choose from."""
 
 NOTES: Mapping[Precision, tuple[str, ...]] = {
