@@ -2,48 +2,82 @@
 
     H = E[x x^T],  mu = E[x]        x: [K], the inputs of one sum: a row of a matrix, or the patch under a filter
 
-One pass over the data. What is kept is a [G, K, K] matrix a node; of a batch, at most ``ROWS`` rows or patches, drawn
-by a seeded generator, are looked at.
+What is kept is a [G, K, K] matrix a node; of a batch, at most ``ROWS`` rows or patches, drawn by a seeded generator,
+are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
 
-from dlc.calibrate import observed
+from dlc.calibration import MAX_RAM
+from dlc.observe import Batches, observe
 from dlc.passes.base import constant
 from dlc.passes.round_weights import Moments
 from dlc.passes.weighted import label
-from dlc.types import Array, Feeds, Floats
+from dlc.types import Array, Bytes, Floats
 
 ROWS = 512
 
 
+class SecondMoments:
+    """Sums of x x^T and of x, of what one node reads."""
+
+    def __init__(self, node: ir.Node, seed: int) -> None:
+        self.label, self.nbytes = label(node), _bytes(node)
+        self._node, self._rng = node, np.random.default_rng(seed)
+        self._second: Floats | float = 0.0
+        self._sum: Floats | float = 0.0
+        self._count = 0
+
+    def add(self, values: Array, _: tuple[float, float]) -> None:
+        """Add up products in single precision within a batch, in double over batches."""
+        x = rows_of(self._node, values, ROWS, self._rng)  # [G, n, K]
+        self._second = self._second + (np.swapaxes(x, 1, 2) @ x).astype(np.float64)
+        self._sum = self._sum + x.sum(axis=1, dtype=np.float64)
+        self._count += x.shape[1]
+
+    @property
+    def moments(self) -> Moments | None:
+        """Means over all rows; None before any."""
+        if isinstance(self._second, float) or isinstance(self._sum, float) or not self._count:
+            return None
+        return Moments(self._second / self._count, self._sum / self._count)
+
+
 def moments(
-    model: ir.Model, batches: Iterable[Feeds], *, threads: int = 1, rng: np.random.Generator
+    model: ir.Model, batches: Batches, *, threads: int = 1, seed: int = 0, max_ram: Bytes = MAX_RAM
 ) -> dict[str, Moments]:
-    """Return the moments of each product and convolution with a constant weight, by the label of the node."""
-    nodes = [node for node in model.graph if readable(node)]
-    seconds, sums, counts = dict[str, Floats](), dict[str, Floats](), dict[str, int]()
-    for batch in rows(model, batches, nodes, threads=threads, rng=rng):
-        for name, x in batch.items():  # [G, n, K]
-            seconds[name] = seconds.get(name, 0.0) + (np.swapaxes(x, 1, 2) @ x).astype(np.float64)
-            sums[name] = sums.get(name, 0.0) + x.sum(axis=1, dtype=np.float64)
-            counts[name] = counts.get(name, 0) + x.shape[1]
-    return {name: Moments(seconds[name] / n, sums[name] / n) for name, n in counts.items() if n}
+    """Return the moments of each product and convolution with a constant weight, by the label of the node.
+
+    Nodes are left out whose matrices, with those of nodes that read the same value, take more than half of ``max_ram``.
+    """
+    read: dict[str, list[ir.Node]] = {}
+    for node in filter(readable, model.graph):
+        together = read.setdefault(str(node.inputs[0].name), [])  # type: ignore[union-attr]
+        if sum(map(_bytes, (*together, node))) <= max_ram // 2:
+            together.append(node)
+    wanted = {name: _observers(nodes, seed) for name, nodes in read.items() if nodes}
+    seen = observe(model, batches, wanted, threads=threads, max_ram=max_ram)
+    kept: list[SecondMoments] = [each for observers in seen.of.values() for each in observers]
+    return {each.label: found for each in kept if (found := each.moments) is not None}
 
 
-def rows(
-    model: ir.Model, batches: Iterable[Feeds], nodes: Sequence[ir.Node], *, threads: int, rng: np.random.Generator,
-    limit: int = ROWS,
-) -> Iterator[dict[str, Array]]:  # fmt: skip
-    """Yield, batch by batch, rows or patches that nodes read, [G, n, K] by label; ``n <= limit``, drawn at random."""
-    read = tuple(dict.fromkeys(str(node.inputs[0].name) for node in nodes if node.inputs[0] is not None))
-    for values in observed(model, batches, read, threads):
-        yield {label(node): _rows_of(node, values, limit, rng) for node in nodes}
+def _observers(nodes: list[ir.Node], seed: int) -> Callable[[], list[SecondMoments]]:
+    return lambda: [SecondMoments(node, seed) for node in nodes]
+
+
+def _bytes(node: ir.Node) -> Bytes:
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    groups = node.attributes.get_int("group", 1)
+    transposed = node.op_type == "Conv" or node.attributes.get_int("transB", 0) == 1
+    along = 1 if transposed else 0
+    size = weight.size // weight.shape[1 - along] if weight.size else 0
+    return groups * size * size * np.dtype(np.float64).itemsize
 
 
 def readable(node: ir.Node) -> bool:
@@ -58,9 +92,8 @@ def readable(node: ir.Node) -> bool:
     return weight.ndim == 2 and not node.attributes.get_int("transA", 0)
 
 
-def _rows_of(node: ir.Node, values: Mapping[str, Array], limit: int, rng: np.random.Generator) -> Array:
-    assert node.inputs[0] is not None
-    x = values[str(node.inputs[0].name)]
+def rows_of(node: ir.Node, x: Array, limit: int, rng: np.random.Generator) -> Array:
+    """Rows or patches of what a node reads, [G, n, K]; ``n <= limit``, drawn at random."""
     if node.op_type == "Conv":
         return patches(node, x, limit, rng)
     flat = x.reshape(-1, x.shape[-1])
@@ -78,7 +111,7 @@ def patches(node: ir.Node, x: Array, limit: int, rng: np.random.Generator) -> Ar
     padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:dims], pads[dims:], strict=True)]) if any(pads) else x
     spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, x.ndim)))  # [b, C, *o, *span]
-    windows = windows[(slice(None),) * 2 + tuple(slice(None, None, s) for s in (*strides, *dilations))]
+    windows = windows[tuple(slice(None, None, s) for s in (1, 1, *strides, *dilations))]  # type: ignore[arg-type]
     places = (len(x), *windows.shape[2 : x.ndim])
     at = np.unravel_index(_some(int(np.prod(places)), limit, rng), places)
     seen = windows[(at[0], slice(None), *at[1:])]  # [n, C, *k]

@@ -8,43 +8,61 @@ for each column of W; an activation for which no a is better than no smoothing g
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
 
-from dlc.moments import readable, rows
+from dlc.calibration import MAX_RAM
+from dlc.moments import readable
+from dlc.observe import Batches, observe
 from dlc.passes.quantize_dynamic import FULL, quantize
 from dlc.passes.smooth_quant import SmoothQuant, readers
-from dlc.passes.weighted import label
-from dlc.types import Array, Feeds, Floats
+from dlc.types import Array, Bytes, Floats
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-SAMPLE = 64
-"""Rows of a batch that are looked at."""
+SAMPLE = 1024
+"""Rows of the data that are looked at."""
+
+
+class Rows:
+    """At most ``SAMPLE`` of all rows seen, each as likely as any other: those that drew the smallest numbers."""
+
+    def __init__(self, width: int, seed: int) -> None:
+        self.nbytes: Bytes = SAMPLE * width * np.dtype(np.float32).itemsize
+        self.rows: Array = np.empty((0, width), np.float32)
+        self._drawn: Floats = np.empty(0)
+        self._rng = np.random.default_rng(seed)
+
+    def add(self, values: Array, _: tuple[float, float]) -> None:
+        """Draw a number for each row."""
+        new = values.reshape(-1, values.shape[-1])
+        drawn = np.concatenate([self._drawn, self._rng.random(len(new))])
+        kept = np.sort(np.argsort(drawn, kind="stable")[:SAMPLE])
+        old = kept[kept < len(self.rows)]
+        self.rows = np.concatenate([self.rows[old], new[kept[len(old) :] - len(self.rows)]])
+        self._drawn = drawn[kept]
 
 
 def smoothing(
-    model: ir.Model, batches: Iterable[Feeds], *, threads: int = 1, rng: np.random.Generator
+    model: ir.Model, batches: Batches, *, threads: int = 1, seed: int = 0, max_ram: Bytes = MAX_RAM
 ) -> dict[str, Floats]:
     """Return the factors for :class:`SmoothQuant`, by the name of the value."""
-    sites = {}
+    weights = {}
     for node in SmoothQuant().candidates(model.graph):
         products = readers(node)
         if not isinstance(products, str) and all(readable(each.node) for each in products):
-            weights = [w.T if p.node.attributes.get_int("transB", 0) else w for p in products for w in [p.weight]]
-            sites[str(node.outputs[0].name)] = (products[0].node, np.concatenate(weights, axis=1))
-    if not sites:
-        return {}
-    seen: dict[str, list[Array]] = {}
-    nodes = [node for node, _ in sites.values()]
-    for batch in rows(model, batches, nodes, threads=threads, rng=rng, limit=SAMPLE):
-        for name, x in batch.items():
-            seen.setdefault(name, []).append(x[0])
-    found = {
-        name: _best(np.concatenate(seen[label(node)]), w) for name, (node, w) in sites.items() if label(node) in seen
-    }
+            each = [p.weight.T if p.node.attributes.get_int("transB", 0) else p.weight for p in products]
+            weights[str(node.outputs[0].name)] = np.concatenate(each, axis=1)
+    wanted = {name: partial(_observers, w.shape[0], seed) for name, w in weights.items()}
+    seen = observe(model, batches, wanted, threads=threads, max_ram=max_ram)
+    samples: dict[str, Array] = {name: each.rows for name, [each] in seen.of.items()}
+    found = {name: _best(samples[name], w) for name, w in weights.items() if len(samples[name])}
     return {name: s for name, s in found.items() if s is not None}
+
+
+def _observers(width: int, seed: int) -> list[Rows]:
+    return [Rows(width, seed)]
 
 
 def _best(x: Array, w: Array) -> Floats | None:

@@ -41,6 +41,7 @@ class QuantizeDynamic(Pass):
     MatMulIntegerToFloat, else MatMulInteger and the scaling in standard operators. ``embeddings``: quantize the tables
     of Gather. ``min_elements``: the smallest table worth two more nodes. ``learn_rounding``: round weights so that the
     outputs come out right, where ``moments`` has those of what the (first) product that reads them reads, by label.
+    ``exclude``: names of nodes that stay in float.
     """
 
     name: ClassVar[str] = "quantize-dynamic"
@@ -51,6 +52,7 @@ class QuantizeDynamic(Pass):
     min_elements: int = 1 << 20
     learn_rounding: bool = False
     moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
+    exclude: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> Rewritten:
         """Visit each node that reads a weight."""
@@ -91,6 +93,8 @@ class _Rewriter:
         """Quantize one node and return None, or return why not."""
         if node.graph is not self.graph:
             return "the node is in a subgraph"
+        if label(node) in self.options.exclude:
+            return "excluded"
         if node.op_type == "Gather" and node.domain == "":
             return self._table(node)
         found = _product(node)

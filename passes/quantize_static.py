@@ -55,7 +55,8 @@ class QuantizeStatic(Pass):
     without im2col. ``correct_bias``: let biases make up for rounded weights, where ``means`` has the mean of each
     channel of what the node reads, [C]. ``learn_rounding``: round weights so that the outputs come out right, where
     ``moments`` has those of what the node reads, by label; not where products are summed in pairs, whose bound holds
-    for rounding to nearest. ``exclude``: names of nodes that stay in float.
+    for rounding to nearest. ``exclude``: names of nodes that stay in float. ``method``: how the ranges were chosen, for
+    the record.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -69,6 +70,8 @@ class QuantizeStatic(Pass):
     learn_rounding: bool = False
     moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
     exclude: tuple[str, ...] = ()
+    method: str = ""
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def call(self, model: ir.Model) -> Rewritten:
         """Rewrite in place; one site for each weighted node, and one for each other node that became 8 bit."""

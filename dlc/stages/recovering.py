@@ -7,68 +7,60 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-import numpy as np
 import onnx_ir as ir
 
 from dlc import pipeline
-from dlc.calibrate import calibrate, channel_means
+from dlc.calibration import MAX_RAM
 from dlc.harness.agreement import AgreementMeter
 from dlc.moments import moments
 from dlc.passes.base import Pass, clone
-from dlc.passes.equalize_layers import EqualizeLayers
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
+from dlc.passes.quantize_static import QuantizeStatic
 from dlc.passes.smooth_quant import SmoothQuant
 from dlc.recipe import Dataset
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.smoothing import smoothing
+from dlc.types import Bytes
 
-SEED = 0
-"""Draws the rows and patches that are looked at."""
+Form = TypeVar("Form", bound="Pass | Sequence[Pass]")
+Quantizer = TypeVar("Quantizer", QuantizeDynamic, QuantizeStatic)
 
 
-def dynamic(model: ir.Model, data: Dataset, plain: QuantizeDynamic, *, threads: int) -> list[Pass]:
+def dynamic(
+    model: ir.Model, data: Dataset, plain: QuantizeDynamic, *, threads: int, max_ram: Bytes = MAX_RAM
+) -> list[Pass]:
     """Return the passes of dynamic int8: smoothing and learned rounding, as far as they help."""
-    smooth = SmoothQuant(factors=smoothing(model, data.batches(), threads=threads, rng=np.random.default_rng(SEED)))
+    smooth = SmoothQuant(factors=smoothing(model, data.batches, threads=threads, max_ram=max_ram))
     forms: list[list[Pass]] = [[plain], [smooth, plain]] if smooth.factors else [[plain]]
     *before, _ = closest(model, forms, data, threads=threads)
-    changed = _applied(model, before)
-    seen = moments(changed, data.batches(), threads=threads, rng=np.random.default_rng(SEED))
-    rounded = replace(plain, learn_rounding=True, moments=seen)
-    return [*before, *closest(changed, [[plain], [rounded]], data, threads=threads)]
+    return [*before, rounded(applied(model, before), data, plain, threads=threads, max_ram=max_ram)]
 
 
-def static(model: ir.Model, data: Dataset, *, reduce_range: bool, threads: int) -> list[Pass]:
-    """Return the passes of static int8: equalisation, corrected biases and learned rounding, as far as they help."""
-    equalize = EqualizeLayers()
-    befores: list[list[Pass]] = [[], [equalize]] if any(why is None for _, why in equalize.survey(model)) else [[]]
-    forms = [
-        [*before, _plain(_applied(model, before), data, reduce_range=reduce_range, threads=threads)]
-        for before in befores
-    ]
-    *before, plain = closest(model, forms, data, threads=threads)
-    assert isinstance(plain, QuantizeStatic)
-    changed = _applied(model, before)
-    means = channel_means(changed, data.batches(), channels_to_average(changed), threads=threads)
-    seen = moments(changed, data.batches(), threads=threads, rng=np.random.default_rng(SEED))
-    for better in ({"correct_bias": True, "means": means}, {"learn_rounding": True, "moments": seen}):
-        [plain] = closest(changed, [[plain], [replace(plain, **better)]], data, threads=threads)
-    return [*before, plain]
+def rounded(
+    model: ir.Model, data: Dataset, plain: Quantizer, *, threads: int, max_ram: Bytes = MAX_RAM
+) -> Quantizer:  # fmt: skip
+    """Return a quantizer that learned how to round weights, if that helps."""
+    seen = moments(model, data.batches, threads=threads, max_ram=max_ram)
+    return closest(model, [plain, replace(plain, learn_rounding=True, moments=seen)], data, threads=threads)
 
 
-def closest(model: ir.Model, forms: Sequence[Sequence[Pass]], data: Dataset, *, threads: int) -> list[Pass]:
-    """Return the form whose real kernels agree best with the model, by SQNR of the outputs; the first among equals."""
+def closest(model: ir.Model, forms: Sequence[Form], data: Dataset, *, threads: int) -> Form:
+    """Return the form whose real kernels agree best with the model, by SQNR of the outputs; the first among equals.
+
+    The data is what calibrates, never what judges.
+    """
     if len(forms) == 1:
-        return list(forms[0])
+        return forms[0]
     losses = [-sqnr_db(model, form, data, threads) for form in forms]
-    return list(forms[losses.index(min(losses))])
+    return forms[losses.index(min(losses))]
 
 
-def sqnr_db(model: ir.Model, form: Sequence[Pass], data: Dataset, threads: int) -> float:
+def sqnr_db(model: ir.Model, form: Pass | Sequence[Pass], data: Dataset, threads: int) -> float:
     """SQNR of a model's outputs after passes, against those before them."""
-    changed, meter = _applied(model, form), AgreementMeter()
+    changed, meter = applied(model, form), AgreementMeter()
     config = SessionConfig(intra_op_threads=threads)
     with OrtCpuRunner(model, config) as before, OrtCpuRunner(changed, config) as after:
         for feeds in data.batches():
@@ -77,12 +69,8 @@ def sqnr_db(model: ir.Model, form: Sequence[Pass], data: Dataset, threads: int) 
     return meter.result().sqnr_db
 
 
-def _plain(model: ir.Model, data: Dataset, *, reduce_range: bool, threads: int) -> QuantizeStatic:
-    ranges = calibrate(model, data.batches(), tensors_to_calibrate(model), threads=threads)
-    return QuantizeStatic(ranges=ranges, reduce_range=reduce_range)
-
-
-def _applied(model: ir.Model, passes: Sequence[Pass]) -> ir.Model:
+def applied(model: ir.Model, form: Pass | Sequence[Pass]) -> ir.Model:
+    """Return a copy of a model after passes."""
     changed = clone(model)
-    pipeline.run(changed, passes)
+    pipeline.run(changed, [form] if isinstance(form, Pass) else form)
     return changed

@@ -12,16 +12,19 @@ from dlc import manifest, pipeline
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
-from dlc.passes.cast_fp16 import CastFp16
-from dlc.passes.emulate_bf16 import EmulateBf16
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_weights import QuantizeWeights
+from dlc.passes.quantized_operators import quantized_operators
+from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
-from dlc.stages import recovering
+from dlc.stages.calibrating import recovered, static_int8
 from dlc.stages.defaults import quantized_rewrites
+from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
+from dlc.stages.mixing import mix
+from dlc.stages.recovering import dynamic
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
 from dlc.types import Bytes
@@ -39,6 +42,7 @@ class Build:
     notes: tuple[str, ...] = ()
     session: SessionConfig = field(default_factory=SessionConfig)
     reason: str = ""
+    search: manifest.SearchRecord | None = None
     bug: DlcError | None = None
 
 
@@ -53,8 +57,18 @@ def build(
         session, loading = session_for(base.model, costs)
         return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
     model = clone(base.model)
+    search: manifest.SearchRecord | None = None
+    notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
-        passes = PASSES_OF[precision](model, recipe, costs.target)
+        if precision in REWRITTEN and (came := quantized_operators(model)):
+            raise Unsupported(_again(came))
+        if precision == "mixed":
+            mixed = mix(model, recipe, costs, plain_int8)
+            passes, search, notes = list(mixed.passes), mixed.record, mixed.notes
+            if mixed.reason:
+                return Build(precision, None, reason=mixed.reason, search=search)
+        else:
+            passes = PASSES_OF[precision](model, recipe, costs.target)
         records = pipeline.run(model, passes, evaluate=evaluate)
         if not any(s.applied for s in records[-1].sites):
             raise Unsupported("nothing was converted: " + _why(records[-1].sites))
@@ -62,15 +76,16 @@ def build(
     except PassError as error:
         return Build(precision, None, reason=str(error), bug=error)
     except (UserError, CapabilityError) as error:
-        return Build(precision, None, reason=str(error))
+        return Build(precision, None, reason=str(error), search=search)
     quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
+    notes = (*notes, *(note for each in passes for note in each.notes))
     done = Rewritten(model)
     if precision in REWRITTEN:
         done = rewrite(model, costs, quantized_rewrites(), evaluate=evaluate)
     session, loading = session_for(done.model, costs)
     return Build(
         precision, done.model, (*base.records, *records, *done.records), (*base.choices, *done.choices, *loading),
-        quantized, NOTES.get(precision, ()), session, bug=next(iter(done.bugs), None),
+        quantized, notes, session, search=search, bug=next(iter(done.bugs), None),
     )  # fmt: skip
 
 
@@ -83,27 +98,37 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
     )
 
 
-def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
+def plain_int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
+    return _int8(model, recipe, target, recover=False)
+
+
+def _int8(model: ir.Model, recipe: Recipe, target: Target, *, recover: bool = True) -> list[Pass]:
     reduce_range, data, threads = not target.integer_dot, recipe.calibration, target.threads
     if not any(node.op_type == "Conv" for node in model.graph):
         plain = QuantizeDynamic(reduce_range=reduce_range)
-        return [plain] if data is None else recovering.dynamic(model, data, plain, threads=threads)
+        if data is None or not recover:
+            return [plain]
+        return dynamic(model, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram)
     if data is None:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    return recovering.static(model, data, reduce_range=reduce_range, threads=threads)
+    apart = SplitConvResidual()
+    apart(model)  # before it is calibrated; the pass is listed, and then finds nothing left to do
+    if not recover:
+        return [apart, static_int8(model, recipe, data, reduce_range=reduce_range, threads=threads)]
+    return [apart, *recovered(model, recipe, data, reduce_range=reduce_range, threads=threads)]
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
-    "fp16": lambda _model, _recipe, _target: [CastFp16()],
-    "bf16": lambda _model, _recipe, _target: [EmulateBf16()],
+    "fp16": lambda model, recipe, _target: [fp16(model, recipe)],
+    "bf16": lambda model, recipe, _target: [bf16(model, recipe)],
     "int8": _int8,
     "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
 
-REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4"))
+REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4", "mixed"))
 """Precisions whose graphs hold quantized operators, which have forms to choose from."""
 
 NOTES: Mapping[Precision, tuple[str, ...]] = {
@@ -130,6 +155,14 @@ def pass_entry(record: PassRecord) -> manifest.PassEntry:
 def site_record(site: Site) -> manifest.SiteRecord:
     """Record a site for the manifest."""
     return manifest.SiteRecord(rewrite=site.rewrite, node=site.node, op=site.op, reason=site.reason, ratio=site.ratio)
+
+
+def _again(came: Mapping[str, int]) -> str:
+    found = ", ".join(f"{op} ×{n}" for op, n in list(came.items())[:3])
+    return (
+        f"the model is quantized already ({found}): give the FP32 model it was made from, or compile this one with "
+        "--variants fp32, which keeps its precision and makes it faster where it can"
+    )
 
 
 def _why(sites: Sequence[Site]) -> str:

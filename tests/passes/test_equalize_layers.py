@@ -108,11 +108,11 @@ def test_properties(groups: int, width: int, activation: str, seed: int) -> None
     rng = np.random.default_rng(seed)
     channels = groups * width
 
-    def filled(*shape: int) -> str:
+    def filled(*shape: int) -> tuple[str, str]:
         numbers = np.exp2(rng.integers(-8, 8, shape[0])).reshape(-1, *[1] * (len(shape) - 1)) * rng.standard_normal(
             shape
         )
-        return f"float[{', '.join(map(str, shape))}]", "{" + ", ".join(f"{v:.8g}" for v in numbers.reshape(-1)) + "}"  # type: ignore[return-value]
+        return f"float[{', '.join(map(str, shape))}]", "{" + ", ".join(f"{v:.8g}" for v in numbers.reshape(-1)) + "}"
 
     (k1, w1), (kb, b1), (k2, w2) = filled(channels, 1, 2), filled(channels), filled(2 * groups, width, 1)
     middle = f"r = {activation}(c)" if activation else ""

@@ -105,7 +105,7 @@ def test_moments_of_all_batches(body: str) -> None:
     shape = (3, 4, 6, 5) if body == CONV else (3, 6)
     batches = [{"x": np.random.default_rng(i).standard_normal(shape).astype(np.float32)} for i in range(2)]
     [node] = model.graph
-    [(name, found)] = moments(model, batches, rng=np.random.default_rng(0)).items()
+    [(name, found)] = moments(model, batches).items()
     assert name == node.name
     rng = np.random.default_rng(0)
     seen = [patches(node, b["x"], 10**6, rng) if body == CONV else b["x"][None] for b in batches]
@@ -131,7 +131,7 @@ def related(shape: tuple[int, ...]) -> Array:
 
 def test_passes_round_as_they_learned() -> None:
     model, x = drawn(PRODUCT), related((256, 6))
-    seen = moments(model, [{"x": x}], rng=np.random.default_rng(0))
+    seen = moments(model, [{"x": x}])
     plain = QuantizeDynamic(reduce_range=True)
     assert error(model, replace(plain, learn_rounding=True, moments=seen), x) < error(model, plain, x)
     assert error(model, replace(plain, learn_rounding=True), x) == error(model, plain, x)  # nothing was learned
@@ -140,7 +140,7 @@ def test_passes_round_as_they_learned() -> None:
 
 def test_static_convolutions_round_as_they_learned() -> None:
     model, x = drawn(CONV), related((32, 4, 6, 5))
-    seen = moments(model, [{"x": x}], rng=np.random.default_rng(0))
+    seen = moments(model, [{"x": x}])
     y = compute(model, {"x": x})["y"]
     ranges = {n: Range(float(a.min()), float(a.max())) for n, a in (("x", x), ("y", y))}
     plain = QuantizeStatic(ranges=ranges, reduce_range=False)
@@ -167,4 +167,4 @@ def test_nodes_whose_rows_are_unknown_are_left() -> None:
         "g (float[n, 2] x, float[2, 1] w) => (float[n, 1] y) { y = MatMul(x, w) }",
     ]  # fmt: skip
     for body in bodies:
-        assert moments(annotated(body), [], rng=np.random.default_rng(0)) == {}
+        assert moments(annotated(body), []) == {}
