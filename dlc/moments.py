@@ -20,7 +20,7 @@ from dlc.passes.round_weights import Moments
 from dlc.passes.weighted import label
 from dlc.types import Array, Bytes, Floats
 
-ROWS = 512
+ROWS = 256
 
 
 class SecondMoments:
