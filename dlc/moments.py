@@ -111,10 +111,10 @@ def patches(node: ir.Node, x: Array, limit: int, rng: np.random.Generator) -> Ar
     padded = np.pad(x, [(0, 0), (0, 0), *zip(pads[:dims], pads[dims:], strict=True)]) if any(pads) else x
     spans = tuple((k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True))
     windows = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, x.ndim)))  # [b, C, *o, *span]
-    windows = windows[tuple(slice(None, None, s) for s in (1, 1, *strides, *dilations))]  # type: ignore[arg-type]
+    windows = windows[tuple(slice(None, None, s) for s in (1, 1, *strides, *dilations))]
     places = (len(x), *windows.shape[2 : x.ndim])
     at = np.unravel_index(_some(int(np.prod(places)), limit, rng), places)
-    seen = windows[(at[0], slice(None), *at[1:])]  # [n, C, *k]
+    seen = windows[(at[0], slice(None), *at[1:])]  # type: ignore[arg-type]  # [n, C, *k]
     groups = node.attributes.get_int("group", 1)
     return np.ascontiguousarray(seen.reshape(len(seen), groups, -1).swapaxes(0, 1))
 
