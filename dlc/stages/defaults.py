@@ -58,9 +58,9 @@ def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
     """
     return (
         UntileStatistics(), FuseInstanceNorm(), FuseGroupNorm(),
-        FoldBatchNorm(), FoldPad(), SplitBias(), CancelTransposes(),
+        FoldBatchNorm(), FoldPad(), CancelTransposes(),
         FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
-        PoolMean(), ConvolveLinear(),
+        PoolMean(), ConvolveLinear(), SplitBias(),
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
         FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
         FuseAttention(max_opset=min(opset, FuseAttention.max_opset), invariants=invariants),
