@@ -1,7 +1,7 @@
 """How long canonicalising and fusing takes as graphs grow, with all costs in the cache.
 
-    python benchmarks/scaling.py                    # 10,000 and 50,000 nodes
-    python benchmarks/scaling.py 1000 2000 4000
+    python -m benchmarks.scaling                    # 10,000 and 50,000 nodes
+    python -m benchmarks.scaling 1000 2000 4000
 
 Bars: 50,000 nodes in 30 s; 50,000 nodes in 7 times the time of 10,000.
 """

@@ -60,6 +60,7 @@ def build(
     search: manifest.SearchRecord | None = None
     notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
+        apart = [r for r in pipeline.run(model, [SplitConvResidual()], evaluate=evaluate) if r.modified]
         if precision in REWRITTEN and (came := quantized_operators(model)):
             raise Unsupported(_again(came))
         if precision == "mixed":
@@ -69,7 +70,7 @@ def build(
                 return Build(precision, None, reason=mixed.reason, search=search)
         else:
             passes = PASSES_OF[precision](model, recipe, costs.target)
-        records = pipeline.run(model, passes, evaluate=evaluate)
+        records = [*apart, *pipeline.run(model, passes, evaluate=evaluate)]
         if not any(s.applied for s in records[-1].sites):
             raise Unsupported("nothing was converted: " + _why(records[-1].sites))
         costs.run(model)
@@ -114,11 +115,9 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target, *, recover: bool = Tr
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    apart = SplitConvResidual()
-    apart(model)  # before it is calibrated; the pass is listed, and then finds nothing left to do
     if not recover:
-        return [apart, static_int8(model, recipe, data, reduce_range=reduce_range, threads=threads)]
-    return [apart, *recovered(model, recipe, data, reduce_range=reduce_range, threads=threads)]
+        return [static_int8(model, recipe, data, reduce_range=reduce_range, threads=threads)]
+    return recovered(model, recipe, data, reduce_range=reduce_range, threads=threads)
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
