@@ -76,6 +76,9 @@ def _quality(
     if fault is not None:
         yield Finding("fail", fault)
     elif accuracy is not None:
+        if gates.max_drop is not None:
+            yield _drop(accuracy, gates.max_drop)
+            return
         yield _retention(accuracy, gates.retention)
         if (blind := _blind_spot(accuracy)) > 1 - gates.retention:
             yield Finding(None, f"on {accuracy.examples} examples a loss of {100 * blind:.1f} % could go unseen")
@@ -95,6 +98,16 @@ def _retention(accuracy: Accuracy, gate: float) -> Finding:
         status,
         f"{accuracy.metric} {accuracy.value.value:.2f} keeps {100 * kept.value:.2f} % of FP32 "
         f"[{100 * kept.low:.2f}, {100 * kept.high:.2f}], at least {100 * gate:g} %",
+    )
+
+
+def _drop(accuracy: Accuracy, gate: float) -> Finding:
+    behind, unit = accuracy.drop, f" {accuracy.unit}" if accuracy.unit else ""
+    status: Status = "pass" if behind.high <= gate else "fail" if behind.low > gate else "inconclusive"
+    return Finding(
+        status,
+        f"{accuracy.metric} {accuracy.value.value:.2f}{unit} falls {behind.value:.3f} behind FP32 "
+        f"[{behind.low:.3f}, {behind.high:.3f}], at most {gate:g}",
     )
 
 
