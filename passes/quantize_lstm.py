@@ -27,6 +27,7 @@ from dlc.passes.weighted import label
 from dlc.types import Array
 
 KERNEL = "DynamicQuantizeLSTM"
+MOVES = ("Gather", "Identity", "Pad", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze")
 WEIGHTS = {1: "W", 2: "R"}
 """Inputs that are quantized; the kernel takes the rest of the eight as they are."""
 
@@ -35,16 +36,19 @@ WEIGHTS = {1: "W", 2: "R"}
 class QuantizeLstm(Pass):
     """LSTM with constant weights computes its products in int8.
 
-    ``reduce_range``: weights of 7 bits, for targets without an integer dot product.
+    ``reduce_range``: weights of 7 bits, for targets without an integer dot product. ``inputs``: also where the sequence
+    is an input of the model. Features come in units of their own, and one scale for a whole sequence then rounds most of
+    it to nothing: Resemblyzer reads a power spectrogram, and its equal error rate goes from 0.3 to 6.7 %.
     """
 
     name: ClassVar[str] = "quantize-lstm"
     changes_numbers: ClassVar[bool] = True
     reduce_range: bool = False
+    inputs: bool = False
 
     def call(self, model: ir.Model) -> Rewritten:
         """Visit each LSTM."""
-        rewriter = _Rewriter(model.graph, REDUCED if self.reduce_range else FULL)
+        rewriter = _Rewriter(model.graph, self)
         found = [n for n in all_nodes(model.graph) if n.op_type == "LSTM" and n.domain == ""]
         sites = [Site(self.name, label(n), n.op_type, rewriter.rewrite(n)) for n in found]
         drop_unused(model.graph, rewriter.replaced)
@@ -65,9 +69,10 @@ class _Quantized:
 class _Rewriter:
     """Rewrites the nodes of one graph; a weight that several read is quantized once."""
 
-    def __init__(self, graph: ir.Graph, limit: int) -> None:
+    def __init__(self, graph: ir.Graph, options: QuantizeLstm) -> None:
         self.graph = graph
-        self.limit = limit
+        self.limit = REDUCED if options.reduce_range else FULL
+        self.inputs = options.inputs
         self.emit = Emitter(graph)
         self.replaced: list[ir.Value] = []
         self._weights: dict[ir.Value, _Quantized] = {}
@@ -78,6 +83,8 @@ class _Rewriter:
             return "the node is in a subgraph"
         if node.attributes.get_int("layout", 0) != 0:
             return f"layout=1: {KERNEL} reads the sequence first"
+        if not self.inputs and (source := _source(node.inputs[0])) is not None:
+            return f"it reads the input {source!r}, which one scale for a whole sequence may not hold: inputs=False"
         weights = [node.inputs[i] for i in WEIGHTS]
         for value, name in zip(weights, WEIGHTS.values(), strict=True):
             if (reason := _unfit(value, name)) is not None:
@@ -115,6 +122,13 @@ def quantize(weight: Array, *, limit: int) -> tuple[Array, Array]:
     scale = np.where(peak > 0, peak / limit, 1.0)
     rounded = np.rint(weight / scale[..., None]).clip(-limit, limit).astype(np.int8)
     return np.ascontiguousarray(rounded.transpose(0, 2, 1)), scale.astype(np.float32)
+
+
+def _source(value: ir.Value | None) -> str | None:
+    """Return the graph input that a value is, but for the order of its elements."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in MOVES:
+        value = node.inputs[0]
+    return value.name if value is not None and value.is_graph_input() else None
 
 
 def _rest(node: ir.Node) -> list[ir.Value | None]:

@@ -24,6 +24,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.loading import session_for
 from dlc.stages.recovering import closest
+from dlc.stages.recurrent import outcomes, recurrent
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
 from dlc.types import Bytes
@@ -58,14 +59,15 @@ def build(
     try:
         passes = PASSES_OF[precision](model, recipe, costs.target)
         records = pipeline.run(model, passes, evaluate=evaluate)
-        if not any(s.applied for s in records[-1].sites):
-            raise Unsupported("nothing was converted: " + _why(records[-1].sites))
+        sites = outcomes(records)
+        if not any(s.applied for s in sites):
+            raise Unsupported("nothing was converted: " + _why(sites))
         costs.run(model)
     except PassError as error:
         return Build(precision, None, reason=str(error), bug=error)
     except (UserError, CapabilityError) as error:
         return Build(precision, None, reason=str(error))
-    quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
+    quantized = _quantized(sites, weight_bytes(base.model), weight_bytes(model))
     done = Rewritten(model)
     if precision in REWRITTEN:
         done = rewrite(model, costs, quantized_rewrites(), evaluate=evaluate)
@@ -88,8 +90,9 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
 def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
     reduce_range = not target.integer_dot
+    first = recurrent(model, reduce_range=reduce_range)
     if not any(node.op_type == "Conv" for node in model.graph):
-        return [QuantizeDynamic(reduce_range=reduce_range)]
+        return [*first, QuantizeDynamic(reduce_range=reduce_range)]
     if recipe.calibration is None:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
@@ -98,7 +101,7 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     ranges = calibrate(model, data.batches(), tensors_to_calibrate(model), threads=threads)
     means = channel_means(model, data.batches(), channels_to_average(model), threads=threads)
     plain = QuantizeStatic(ranges=ranges, reduce_range=reduce_range)
-    return [closest(model, [plain, replace(plain, correct_bias=True, means=means)], data, threads=threads)]
+    return [*first, closest(model, [plain, replace(plain, correct_bias=True, means=means)], data, threads=threads)]
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
