@@ -15,8 +15,6 @@ from dlc.types import Array
 FOLDER = "librispeech_10spk"
 SOURCE = "LibriSpeech, ten speakers as chosen by Resemblyzer, CC BY 4.0"
 RATE = 16_000
-HELD_BACK = ("367", "533")
-"""Speakers whose utterances calibrate where others judge."""
 
 
 @dataclass(frozen=True, slots=True)

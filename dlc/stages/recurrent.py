@@ -1,4 +1,4 @@
-"""Recurrent operators in int8: an LSTM computes in integers where it can; what is left is stored in 8 bits.
+"""Recurrent operators in int8: an LSTM computes in integers; GRU and RNN are stored in 8 bits.
 
 ONNX Runtime has no integer kernel of GRU and RNN. Their weights are unpacked when the model is loaded: the file shrinks,
 memory and time are those of FP32. An integer product inside a Scan would cost a dispatch of each node at each step.
@@ -11,16 +11,22 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from dlc.passes.base import Pass, Site
-from dlc.passes.gate_order import RECURRENT
 from dlc.passes.quantize_lstm import QuantizeLstm
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import PassRecord
 
+STORED = ("GRU", "RNN")
+
+
 def recurrent(model: ir.Model, *, reduce_range: bool) -> list[Pass]:
     """Return the passes that the recurrent operators of a model need, before the pass for all others."""
-    if not any(node.op_type in RECURRENT for node in model.graph):
-        return []
-    return [QuantizeLstm(reduce_range=reduce_range), QuantizeWeights(bits=8, operators=RECURRENT)]
+    kinds = {node.op_type for node in model.graph}
+    found: list[Pass] = []
+    if "LSTM" in kinds:
+        found.append(QuantizeLstm(reduce_range=reduce_range))
+    if kinds.intersection(STORED):
+        found.append(QuantizeWeights(bits=8, operators=STORED))
+    return found
 
 
 def outcomes(records: Iterable[PassRecord]) -> tuple[Site, ...]:
