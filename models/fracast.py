@@ -9,6 +9,7 @@ the median against what came, hourly, seven series, scaled by mean and deviation
 from __future__ import annotations
 
 import csv
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,8 @@ def recipe() -> Recipe:
     """What ``dlc compile fracast`` compiles."""
     from dlc.harness.accuracy import METRICS
 
+    if importlib.util.find_spec(NAME) is None:
+        raise CapabilityError(f"{NAME} is not installed: {INSTALL}")
     root = data_root()
     file = root / "ett" / "ETTh1.csv" if root is not None and (root / "ett").is_dir() else None
     return Recipe(

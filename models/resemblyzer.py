@@ -44,6 +44,7 @@ def recipe() -> Recipe:
     """What ``dlc compile resemblyzer`` compiles. No calibration: its int8 form measures activations as it runs."""
     from dlc.harness.accuracy import METRICS
 
+    weights_file()
     folder = librispeech.folder()
     return Recipe(
         name=NAME,

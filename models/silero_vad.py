@@ -52,6 +52,7 @@ def recipe() -> Recipe:
     """What ``dlc compile silero-vad`` compiles."""
     from dlc.harness.accuracy import METRICS
 
+    weights_file()
     folder = librispeech.folder()
     return Recipe(
         name=NAME,

@@ -5,7 +5,7 @@ Judged one step at a time from states that the reference computed, a variant's e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -22,20 +22,29 @@ def run(runner: Runner, feeds: Feeds, state: Mapping[str, str]) -> Outputs:
     """
     if not state:
         return runner.run(feeds)
-    started = {name: feeds[name] for name in state if name in feeds}
-    inputs = {name: array for name, array in feeds.items() if name not in state}
+    reached: Feeds = {}
     collected: dict[str, list[Array]] = {}
-    for step in range(_steps(inputs)):
-        outputs = runner.run({**{name: array[step] for name, array in inputs.items()}, **started})
-        started = {name: outputs[fed_back] for name, fed_back in state.items()}
+    for each in steps(feeds, state):
+        outputs = runner.run({**each, **reached})
+        reached = {name: outputs[fed_back] for name, fed_back in state.items()}
         for name, array in outputs.items():
             collected.setdefault(name, []).append(array)
     last = set(state.values())
     return {name: arrays[-1] if name in last else np.stack(arrays) for name, arrays in collected.items()}
 
 
-def _steps(inputs: Feeds) -> int:
-    """Steps of a sequence; DataError where there is none, or the inputs disagree."""
+def steps(feeds: Feeds, state: Mapping[str, str]) -> Iterator[Feeds]:
+    """Yield the feeds of each step, all with the state that the sequence starts from; DataError if there is no step."""
+    if not state:
+        yield feeds
+        return
+    start = {name: array for name, array in feeds.items() if name in state}
+    inputs = {name: array for name, array in feeds.items() if name not in state}
+    for step in range(_length(inputs)):
+        yield {**start, **{name: array[step] for name, array in inputs.items()}}
+
+
+def _length(inputs: Feeds) -> int:
     lengths = {name: array.shape[0] if array.ndim else 0 for name, array in inputs.items()}
     if len(set(lengths.values())) != 1 or 0 in lengths.values():
         shown = ", ".join(f"{name}: {n}" for name, n in lengths.items()) or "no input but the state"

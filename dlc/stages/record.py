@@ -42,7 +42,7 @@ def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> Che
     records: list[manifest.DataRecord] = []
     for role, dataset in (("calibration", recipe.calibration), ("evaluation", evaluation)):
         if dataset is not None:
-            found[role] = inspect(dataset, interface)
+            found[role] = inspect(dataset, interface, recipe.state if role == "evaluation" else None)
             records.append(_data_record(role, dataset, found[role]))
     if evaluation is not None and recipe.metric is not None and evaluation.targets is None:
         raise DataError(f"data set {evaluation.name!r} has no targets, so {recipe.metric.name} cannot be computed")
