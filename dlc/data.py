@@ -133,7 +133,7 @@ def _batched(feeds: Feeds, interface: Interface) -> set[str]:
 
 
 def _check_targets(name: str, targets: Array, examples: int, batches: int) -> None:
-    """A prediction may join rows into one: a number of them (both sentences of a pair), or a batch (parts of a voice)."""
+    """A prediction may join rows: some of them (both sentences of a pair), or a whole batch (the parts of a voice)."""
     count = len(targets) if targets.ndim else 0
     if count == 0 or (examples % count and count != batches):
         raise DataError(f"data set {name!r} has {count} targets for {examples} examples; give one target an example")

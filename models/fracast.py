@@ -2,8 +2,8 @@
 
 context [b, 2048] -> scaled to [0, 1] -> encoded [b, 2048, 64] -> quantiles [b, 48, 9], of 0.1 to 0.9
 
-Weights come from the PyPI package fracast (Apache-2.0). Periods are found by a periodogram inside the graph. Judged on ETTh1:
-the median against what came, hourly, seven series, scaled by mean and deviation of the year that others train on.
+Weights come from the PyPI package fracast (Apache-2.0). Periods are found by a periodogram inside the graph. Judged on
+ETTh1: the median against what came, hourly, seven series, scaled by mean and deviation of the year that others train on.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def recipe() -> Recipe:
         inputs={"context": Input("float32", ("batch", CONTEXT))},
         outputs=("quantiles",),
         dims={"batch": Dim(1, 64, typical=7)},
-        calibration=None if file is None else windows(file, "validation", range(TRAIN, TEST - HORIZON, CALIBRATION_STEP)),
+        calibration=None
+        if file is None
+        else windows(file, "validation", range(TRAIN, TEST - HORIZON, CALIBRATION_STEP)),
         evaluation=None if file is None else windows(file, "test", range(TEST, END - HORIZON + 1, STEP)),
         metric=METRICS["mae"],
         prediction=median,

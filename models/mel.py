@@ -2,8 +2,7 @@
 
     S[t, m] = sum_k F[m, k] |STFT(y)[t, k]|^2        y: [samples], F: [mels, 1 + fft/2]
 
-Frames are centred: the signal is padded with half a window of zeros on both sides. Checked in the tests against
-figures that librosa 0.11 gave.
+Frames are centred: the signal is padded with half a window of zeros on both sides.
 """
 
 from __future__ import annotations

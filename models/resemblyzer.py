@@ -2,9 +2,9 @@
 
 mels [b, 160, 40] -> hidden of the last step [b, 256] -> embedding [b, 256], of length 1 and nowhere negative
 
-L. Wan et al., "Generalized end-to-end loss for speaker verification", 2018. Weights come with the PyPI package resemblyzer
-(Apache-2.0), which is read and not imported: it needs librosa and webrtcvad, for audio alone. An utterance is cut into
-parts of 160 frames, half of each shared with the next; it is the mean of their embeddings. Silences are not cut out.
+L. Wan et al., "Generalized end-to-end loss for speaker verification", 2018. Weights come with the PyPI package
+resemblyzer (Apache-2.0), which is read and not imported: it needs librosa and webrtcvad, for audio alone. An utterance
+is cut into parts of 160 frames, half of each shared with the next; it is the mean of their embeddings. Silences are not cut out.
 """
 
 from __future__ import annotations

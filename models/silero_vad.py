@@ -2,12 +2,12 @@
 
 audio [b, 576], state [2, b, 128] -> |STFT| [b, 129, 4] -> features [b, 128, 1] -> speech [b, 1], next_state [2, b, 128]
 
-``audio``: 512 new samples of 16 kHz after the 64 last ones before them; ``state``: h and c, zeros at the start. Weights come
-from the ``.jit`` file of the PyPI package silero-vad (MIT); its ``.safetensors`` is another model. The package is read, not
-imported: it needs torchaudio.
+``audio``: 512 new samples of 16 kHz after the 64 last ones before them; ``state``: h and c, zeros at the start. Weights
+come from the ``.jit`` file of the PyPI package silero-vad (MIT); its ``.safetensors`` is another model. The package is
+read, not imported: it needs torchaudio.
 
-There are no labels of speech. Each recording is set between silences, noise 60 dB below its peak, which hold none; a
-chunk of the recording is speech if it is within 25 dB of the loudest, and is not scored if it is quieter: a pause or not.
+There are no labels of speech. Each recording is set between silences, noise 60 dB below its peak, which hold none;
+a chunk of the recording is speech if it is within 25 dB of the loudest, and is not scored if it is quieter.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def chunks(sound: Array) -> Array:
 
 
 def labels(sound: Array) -> Array:
-    """Return 0 for each chunk of silence, 1 for a loud one of the recording, ``UNLABELLED`` for a quiet one, [steps]."""
+    """Mark each chunk: 0 for silence, 1 for a loud one of the recording, ``UNLABELLED`` for a quiet one, [steps]."""
     energy = (sound.reshape(-1, CHUNK).astype(np.float64) ** 2).mean(axis=1)
     spoken = energy >= energy.max() * 10 ** (SPEECH_DB / 10)
     marks: Array = np.where(spoken, 1, UNLABELLED)

@@ -1,4 +1,4 @@
-"""The order of gates: torch stores those of an LSTM as i, f, g, o and of a GRU as r, z, n; ONNX as i, o, f, c and z, r, h.
+"""The order of gates: torch has i, f, g, o for an LSTM and r, z, n for a GRU; ONNX has i, o, f, c and z, r, h.
 
 Both exporters leave the reordering to the graph, Slice by Slice into a Concat. Folded, the weights are no larger than
 before, are constants of the node that reads them, and a precision pass can find them.

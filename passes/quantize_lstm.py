@@ -36,9 +36,9 @@ WEIGHTS = {1: "W", 2: "R"}
 class QuantizeLstm(Pass):
     """LSTM with constant weights computes its products in int8.
 
-    ``reduce_range``: weights of 7 bits, for targets without an integer dot product. ``inputs``: also where the sequence
-    is an input of the model. Features come in units of their own, and one scale for a whole sequence then rounds most of
-    it to nothing: Resemblyzer reads a power spectrogram, and its equal error rate goes from 0.3 to 6.7 %.
+    ``reduce_range``: weights of 7 bits, for targets without an integer dot product. ``inputs``: also where the
+    sequence is an input of the model. Features come in units of their own, and one scale for a whole sequence then
+    rounds most to nothing: Resemblyzer reads a power spectrogram, and its equal error rate goes from 0.3 to 6.7 %.
     """
 
     name: ClassVar[str] = "quantize-lstm"

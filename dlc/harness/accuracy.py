@@ -73,7 +73,11 @@ def evaluate(
         for name, runner in runners.items():
             track = tracks[name]
             if track.fault is None:
-                outputs = expected if name == reference else _candidate_outputs(runner, feeds, fed_back, expected, index, track)
+                outputs = (
+                    expected
+                    if name == reference
+                    else _candidate_outputs(runner, feeds, fed_back, expected, index, track)
+                )
                 if outputs is not None:
                     track.meter.add(outputs, expected, batch=_leading(feeds))
                     if predict is not None:

@@ -67,7 +67,7 @@ def paired(
 
 
 def _paired_errors(a: float, b: float, draws: Floats) -> Paired:
-    """Compare two errors. A resample without a score, say one without a pair to verify, says nothing and is left out."""
+    """Compare two errors. A resample without a score, say with no pair to verify, says nothing and is left out."""
     scored = draws[np.isfinite(draws).all(axis=1)]
     before, after = np.concatenate([scored, [(a, b)]]).T  # the last: all examples
     shares = np.where(after > 0, before / np.where(after > 0, after, 1.0), 1.0)  # without an error all is kept

@@ -21,7 +21,7 @@ def test_speakers_apart_have_no_error() -> None:
 
 
 def test_speakers_mixed_are_all_error() -> None:
-    """Pairs of one speaker are opposite, pairs of two at right angles: any threshold that keeps the one keeps the other."""
+    """Pairs of one speaker are opposite, pairs of two at right angles: no threshold keeps the first alone."""
     vectors = np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]])
     assert equal_error_rate(verification_rows(vectors, np.array([0, 0, 1, 1]))) == 100
 

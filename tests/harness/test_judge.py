@@ -234,5 +234,7 @@ def test_more_places_than_expected_pass_with_a_note() -> None:
 def test_a_distance_in_the_metrics_unit_may_be_the_gate(limit: float, status: Status) -> None:
     found = verdict(gates=replace(GATES, max_drop=limit), accuracy=scored(0.991, 0.995, 0.999))  # 0.1 to 0.88 behind
     assert found.status == status
-    assert found.reasons[0].startswith(f"{status}: top1 97.51 falls 0.490 behind FP32 [0.098, 0.882], at most {limit:g}")
+    assert found.reasons[0].startswith(
+        f"{status}: top1 97.51 falls 0.490 behind FP32 [0.098, 0.882], at most {limit:g}"
+    )
     assert not any("keeps" in reason for reason in found.reasons)

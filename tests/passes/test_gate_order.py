@@ -18,7 +18,8 @@ SWAPPED = f"""
     v = Unsqueeze(joined, zero)
     y, h = LSTM<hidden_size = {H}>(x, v, r)
 """
-BODY = f"""g (float[t, n, {K}] x, float[{4 * H}, {K}] w, float[1, {4 * H}, {H}] r) => (float[t, 1, n, {H}] y, float[1, n, {H}] h)
+BODY = f"""g (float[t, n, {K}] x, float[{4 * H}, {K}] w, float[1, {4 * H}, {H}] r)
+    => (float[t, 1, n, {H}] y, float[1, n, {H}] h)
     <int64[1] zero = {{0}}, int64[1] half = {{{2 * H}}}, int64[1] end = {{{4 * H}}}> {{{SWAPPED}}}"""
 W: Array = RNG.standard_normal((4 * H, K)).astype(np.float32)  # 24576 elements, more than folding reads by default
 R: Array = RNG.standard_normal((1, 4 * H, H)).astype(np.float32)

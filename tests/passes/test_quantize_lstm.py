@@ -67,7 +67,8 @@ def test_rows_of_zeros_and_the_largest_weights_are_exact() -> None:
 def lstm(attributes: str = "", directions: int = 1, extra: str = "", given: str = "") -> str:
     """One LSTM of any kind behind a Relu; ``extra``: declarations of what ``given`` names as further operands."""
     d = directions
-    return f"""g (float[t, n, {K}] x, float[{d}, {4 * H}, {K}] w, float[{d}, {4 * H}, {H}] r, float[{d}, {8 * H}] b{extra})
+    return f"""g (float[t, n, {K}] x, float[{d}, {4 * H}, {K}] w,
+        float[{d}, {4 * H}, {H}] r, float[{d}, {8 * H}] b{extra})
         => (float[t, {d}, n, {H}] y, float[{d}, n, {H}] h, float[{d}, n, {H}] c) {{
         f = Relu(x)
         y, h, c = LSTM<hidden_size = {H}{attributes}>(f, w, r, b{given})
