@@ -3,7 +3,8 @@
     DLC_DATA=... python benchmarks/recurrent.py [--rounds 50] [--models resemblyzer silero-vad]
 
 Latency is interleaved on one typical input: the eight parts of an utterance, or one chunk and its state. "stock" is
-the graph as exported. The task's metric is computed over whole utterances, and over whole sequences with the state fed back.
+the graph as exported. The task's metric is computed over whole utterances, and over sequences with the
+state fed back.
 """
 
 from __future__ import annotations

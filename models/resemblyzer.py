@@ -4,7 +4,7 @@ mels [b, 160, 40] -> hidden of the last step [b, 256] -> embedding [b, 256], of 
 
 L. Wan et al., "Generalized end-to-end loss for speaker verification", 2018. Weights come with the PyPI package
 resemblyzer (Apache-2.0), which is read and not imported: it needs librosa and webrtcvad, for audio alone. An utterance
-is cut into parts of 160 frames, half of each shared with the next; it is the mean of their embeddings. Silences are not cut out.
+is cut into parts of 160 frames, half of each shared with the next; it is the mean of their embeddings. Silences stay.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def recipe() -> Recipe:
         prediction=voice,
         gates=Gates(max_drop=0.3),
         variants=("fp32", "int8"),
+        expect_fusions={"split-gemm": 1},
         notes=(WITHOUT_DATA,) if folder is None else (),
     )
 

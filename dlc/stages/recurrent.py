@@ -1,7 +1,8 @@
 """Recurrent operators in int8: an LSTM computes in integers; GRU and RNN are stored in 8 bits.
 
 ONNX Runtime has no integer kernel of GRU and RNN. Their weights are unpacked when the model is loaded: the file
-shrinks, memory and time are those of FP32. An integer product inside a Scan would cost a dispatch of each node at each step.
+shrinks, memory and time are those of FP32. An integer product inside a Scan would cost a dispatch of each node at each
+step.
 """
 
 from __future__ import annotations
