@@ -15,7 +15,6 @@ from dlc.stages.rewriting import Rewritten
 from dlc.target import detect
 from tests.passes.test_rewrite import NAMES
 
-
 NOTHING_TO_FUSE = ("silero-vad",)
 
 
