@@ -12,7 +12,7 @@ import csv
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def module() -> torch.nn.Module:
     import torch
 
     class Forecaster(torch.nn.Module):
-        def __init__(self, core: torch.nn.Module, head: torch.nn.Module) -> None:
+        def __init__(self, core: torch.nn.Module, head: Any) -> None:
             super().__init__()
             self.core, self.head = core, head
 

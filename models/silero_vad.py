@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -105,7 +105,8 @@ def module() -> torch.nn.Module:
             return speech.squeeze(2), torch.cat([h, c])
 
     detector = Detector()
-    trained = torch.jit.load(str(weights), map_location="cpu")._model.state_dict()  # noqa: SLF001 - its 16 kHz half
+    load: Any = torch.jit.load  # published without types
+    trained = load(str(weights), map_location="cpu")._model.state_dict()  # noqa: SLF001 - its 16 kHz half
     detector.load_state_dict({_renamed(name): tensor for name, tensor in trained.items()})
     return detector.eval()
 

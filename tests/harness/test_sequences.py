@@ -16,7 +16,7 @@ from dlc.harness.sequences import run
 from dlc.interface import Interface
 from dlc.recipe import Dataset
 from dlc.runtimes.ort_cpu import OrtCpuRunner
-from dlc.types import Feeds
+from dlc.types import Array, Feeds
 
 SUM = """<ir_version: 10, opset_import: ["" : 20]>
 g (float[b, 2] x, float[b, 2] total) => (float[b, 2] y, float[b, 2] next) <float[1] gain = {1.0}> {
@@ -39,7 +39,7 @@ def test_state_is_fed_back() -> None:
 
 
 @pytest.mark.parametrize("x", [np.zeros((0, 1, 2), np.float32), np.float32(1)], ids=["no step", "no axis"])
-def test_a_sequence_needs_steps(x: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_a_sequence_needs_steps(x: Array) -> None:
     with OrtCpuRunner(ir.from_onnx_text(SUM)) as runner, pytest.raises(DataError, match="number of steps"):
         run(runner, {"x": np.asarray(x), "total": FEEDS["total"]}, STATE)
 

@@ -9,6 +9,7 @@ import pytest
 from dlc.errors import DataError, RecipeError
 from dlc.harness import statistics
 from dlc.harness.accuracy import METRICS
+from dlc.manifest import Estimate
 from dlc.types import Floats
 
 MEAN = METRICS["top1"].statistic
@@ -188,5 +189,5 @@ def test_a_resample_without_an_error_rate_is_left_out() -> None:
     degrees = np.deg2rad([0, 60, 30, 90])
     rows = eer.rows(np.stack([np.cos(degrees), np.sin(degrees)], axis=1), np.array([0, 0, 1, 1]))
     found = statistics.paired(rows, rows, eer.statistic, rng=np.random.default_rng(0), higher_is_better=False)
-    assert found.retention == statistics.Estimate(value=1.0, low=1.0, high=1.0)
+    assert found.retention == Estimate(value=1.0, low=1.0, high=1.0)
     assert found.value.low > 0
