@@ -31,8 +31,8 @@ from dlc.passes.fuse_attention import FuseAttention
 from dlc.passes.fuse_gelu import FuseGelu
 from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.split_integer_matmul import SplitIntegerMatMul
 from dlc.passes.split_residual import SplitResidual
+from dlc.passes.unpack_integer_products import UnpackIntegerProducts
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.recipe import Recipe
 from dlc.runtimes.ort_cpu import OrtCpuRunner
@@ -79,7 +79,7 @@ def build(declared: Recipe, target: Target, folder: Path) -> Models:
     fuse = [Canonicalize(), FuseLayerNorm(), SplitResidual(), FuseGelu(), UnrollGrid(), attention]
     fp32, int8 = exported.clone(), exported
     pipeline.run(fp32, fuse)
-    pipeline.run(int8, [*fuse, QuantizeDynamic(reduce_range=not target.integer_dot), SplitIntegerMatMul()])
+    pipeline.run(int8, [*fuse, QuantizeDynamic(reduce_range=not target.integer_dot), UnpackIntegerProducts()])
     return {"ORT fp32": stock, "ORT quantize_dynamic": folder / "stock-int8.onnx", "dlc fp32": fp32, "dlc int8": int8}
 
 

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dlc.artifact import Artifact
+    from dlc.calibration import Calibration
     from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
     from dlc.recipe import Dataset, Dim, Gates, Input, Recipe
     from dlc.sources.recipe_files import load_recipe
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Artifact",
+    "Calibration",
     "Dataset",
     "Dim",
     "Gates",
@@ -27,6 +29,7 @@ __all__ = [
 
 _HOME = {
     "Artifact": "dlc.artifact",
+    "Calibration": "dlc.calibration",
     "Dataset": "dlc.recipe",
     "Dim": "dlc.recipe",
     "Gates": "dlc.recipe",

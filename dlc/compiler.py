@@ -21,12 +21,14 @@ from dlc.passes.base import clone
 from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
 from dlc.report.write import write_reports
+from dlc.stages.calibrating import watched
 from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
 from dlc.stages.expectations import hits
 from dlc.stages.record import check_data, to_manifest
 from dlc.stages.rewriting import rewrite
 from dlc.stages.shipping import add_golden, add_plan, ship
+from dlc.stages.simulation import simulated
 from dlc.stages.trust import evaluator
 from dlc.stages.variants import Build, build
 from dlc.target import Target
@@ -82,7 +84,8 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         passes = rewrites(target, recipe.rewrites, recipe.invariants)
         base = rewrite(exported.model, costs, passes, evaluate=equal)
         found = hits(base, passes, recipe.expect_fusions)
-        built = [build(p, base, recipe, costs, evaluate=equal) for p in track(progress, precisions)]
+        shown = watched(recipe, data.batches, progress)
+        built = [build(p, base, shown, costs, evaluate=equal) for p in track(progress, precisions)]
 
         subjects = [ship(folder, b.precision, b.model, b.session) for b in built if b.model is not None]
         evidence = gather(
@@ -92,7 +95,8 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         builds, plans = _plan(subjects, built, costs.feeds)
         for subject in subjects:
             add_golden(subject, _golden_inputs(exported, options.seed))
-        record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found)
+        gaps = simulated(subjects, built, recipe, exported)
+        record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)

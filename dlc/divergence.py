@@ -5,22 +5,19 @@ Tensors are fetched some at a time, so that a graph of any size is compared in b
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
 from dlc.errors import ModelError
+from dlc.inner import HELD, chunks, computed, tensor_bytes
 from dlc.interface import Interface, sizes_of
-from dlc.passes.concrete_shapes import infer_shapes
 from dlc.passes.weighted import label
 from dlc.runtimes.trace import traced
 from dlc.tolerance import distance
 from dlc.types import Array, Bytes, Feeds, Floats
-
-HELD: Bytes = 1 << 28
-"""Bytes of inner tensors that one run of one graph may hold for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,40 +79,10 @@ def diverge(before: ir.Model, after: ir.Model, feeds: Feeds, bound: float, *, he
 def _pairs(before: ir.Model, after: ir.Model, feeds: Feeds, held: Bytes) -> Iterator[tuple[str, Array, Array]]:
     """Yield the values that both graphs have by name, in the order of the second, as each computes them."""
     sizes = sizes_of(Interface.of(before), feeds)
-    one, other, known = _nbytes(before, sizes), _nbytes(after, sizes), set(_computed(before))
+    one, other, known = tensor_bytes(before, sizes), tensor_bytes(after, sizes), set(computed(before))
     nbytes = {name: max(one[name], other[name]) for name in one.keys() & other.keys()}
-    for chunk in _chunks([n for n in _computed(after) if n in known], nbytes, held):
+    for chunk in chunks([n for n in computed(after) if n in known], nbytes, held):
         yield from _fetched(before, after, chunk, feeds)
-
-
-def _computed(model: ir.Model) -> list[str]:
-    """Names of the tensors that nodes of the main graph compute, in execution order."""
-    values = (v for node in model.graph for v in node.outputs if v.name)
-    return [str(v.name) for v in values if v.type is None or isinstance(v.type, ir.TensorType)]
-
-
-def _nbytes(model: ir.Model, sizes: Mapping[str, int]) -> dict[str, Bytes]:
-    """Bytes of each tensor whose shape is known; 8 an element where the type is not."""
-    shapes = infer_shapes(model, sizes)
-    values = (v for node in model.graph for v in node.outputs if v.name in shapes)
-    return {
-        str(v.name): int(np.prod(shapes[str(v.name)], dtype=np.int64) * (8 if v.dtype is None else v.dtype.itemsize))
-        for v in values
-    }
-
-
-def _chunks(names: Iterable[str], nbytes: Mapping[str, Bytes], held: Bytes) -> Iterator[list[str]]:
-    """Group names so that a group holds no more than that many bytes; what is larger, or unknown, is alone."""
-    chunk, total = list[str](), 0
-    for name in names:
-        size = nbytes.get(name, held)
-        if chunk and total + size > held:
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(name)
-        total += size
-    if chunk:
-        yield chunk
 
 
 def _fetched(

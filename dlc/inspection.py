@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
@@ -16,12 +17,15 @@ from dlc import pipeline
 from dlc.cost_table import CostTable
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, RuleError, UserError
+from dlc.feeds import seeded_feeds
 from dlc.interface import Interface
 from dlc.passes import naming
 from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.concrete_shapes import infer_shapes
+from dlc.quantized_speed import Finding, findings, is_quantized
 from dlc.recipe import Recipe, suggest
+from dlc.runtimes.loaded import load_as_run
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.sources import onnx_files
@@ -44,7 +48,7 @@ class OpRow:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What ``dlc inspect`` prints."""
+    """What ``dlc inspect`` prints. ``quantization``: what is wrong with a quantized model; None for one that is not."""
 
     opset: int
     ir_version: int
@@ -57,6 +61,7 @@ class Inspection:
     sizes: Mapping[str, int]
     operators: tuple[OpRow, ...]
     sites: tuple[Site, ...]
+    quantization: tuple[Finding, ...] | None = None
 
 
 def inspect(
@@ -84,8 +89,19 @@ def inspect(
         weight_bytes=sum(w.nbytes for w in weights),
         sizes=sizes,
         sites=tuple(explain_sites(model, explain, sizes, recipe, measure=measure, cache=cache)) if explain else (),
+        quantization=None if explain else _quantization(path, model, sizes, recipe, measure=measure),
         operators=_operators(model, sizes),
     )
+
+
+def _quantization(
+    path: Path, model: ir.Model, sizes: Mapping[str, int], recipe: Recipe, *, measure: bool
+) -> tuple[Finding, ...] | None:
+    """Load a quantized model as a default session does, and time its nodes unless ``measure`` is False."""
+    if not is_quantized(model):
+        return None
+    feeds = seeded_feeds(Interface.of(model), recipe.inputs, sizes, np.random.default_rng(0)) if measure else None
+    return findings(model, load_as_run(path, feeds), detect())
 
 
 def _check_loads(path: Path, model: ir.Model) -> None:

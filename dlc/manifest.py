@@ -77,6 +77,36 @@ class Quantized(Record, frozen=True, kw_only=True):
     weight_bytes_after: int
 
 
+class MixRecord(Record, frozen=True, kw_only=True):
+    """A mix of FP32 and 8 bits as it was measured: ``excluded`` names the nodes that stay in FP32.
+
+    ``kept``: share of FP32's quality on held-out calibration data. ``ratio``: latency against the rewritten FP32 graph.
+    """
+
+    excluded: tuple[str, ...]
+    latency_ms: float
+    ratio: Estimate
+    kept: Estimate
+    bytes: int
+
+
+class SearchRecord(Record, frozen=True, kw_only=True):
+    """The search of a mix. ``front``: mixes that none beats on what is kept and on latency, or size, FP32 included.
+
+    ``evaluations``, of ``allowed``: mixes that were built and measured. ``plain``: all ``units`` in 8 bits.
+    """
+
+    objective: str
+    units: int
+    evaluations: int
+    allowed: int
+    seconds: float
+    stopped: str
+    front: tuple[MixRecord, ...]
+    plain: MixRecord
+    chosen: MixRecord | None
+
+
 class Agreement(Record, frozen=True, kw_only=True):
     """Closeness to the reference's outputs, without labels. ``argmax``: share of equal rows, null without classes."""
 
@@ -84,6 +114,13 @@ class Agreement(Record, frozen=True, kw_only=True):
     cosine: float
     sqnr_db: float
     examples: int
+
+
+class Simulation(Record, frozen=True, kw_only=True):
+    """How close the kernels of a quantized graph come to its simulation in float; ``note`` where there is none."""
+
+    agreement: Agreement | None = None
+    note: str = ""
 
 
 class Accuracy(Record, frozen=True, kw_only=True):
@@ -176,8 +213,10 @@ class VariantRecord(Record, frozen=True, kw_only=True):
     passes: tuple[PassEntry, ...] = ()
     choices: tuple[Choice, ...] = ()
     quantized: Quantized | None = None
+    search: SearchRecord | None = None
     accuracy: Accuracy | None = None
     agreement: Agreement | None = None
+    simulation: Simulation | None = None
     latency: Latency | None = None
     size: Size | None = None
     memory: Memory | None = None

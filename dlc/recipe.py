@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from dlc.calibration import DEFAULT, Calibration
 from dlc.errors import RecipeError
+from dlc.search import Mixing
 from dlc.types import Array, Feeds, Outputs
 
 if TYPE_CHECKING:
@@ -16,8 +18,8 @@ if TYPE_CHECKING:
     from dlc.harness.accuracy import Metric
     from dlc.passes.rewrite import Rewrite
 
-Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4")
+Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4", "mixed"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4", "mixed")
 
 Invariant: TypeAlias = Literal["some-key-visible"]
 """What a user states about every input that the model will be given, and the graph cannot tell.
@@ -115,6 +117,7 @@ class Recipe:
     row per example, [b, ...], for ``metric``; default: the first output. ``state`` names, for each input that carries
     state, the output to feed back: a batch of ``evaluation`` is then a sequence, [steps, ...] on all other inputs and
     outputs; ``calibration`` holds single steps. ``invariants``: what holds for every input.
+    ``calibrate``: how ranges are chosen on the data of ``calibration``.
 
     ``rewrites``: rules of onnxscript's rewriter, or rewrites, of the user's own; measured and checked as ours are.
     ``expect_fusions``: rewrites, by name or short name, and at how many places each must at least fit.
@@ -130,12 +133,14 @@ class Recipe:
     metric: Metric | None = None
     prediction: Callable[[Feeds, Outputs], Array] | None = None
     gates: Gates = Gates()
+    mixed: Mixing = field(default_factory=Mixing)
     variants: tuple[Precision, ...] = ("fp32", "int8")
     rewrites: tuple[Rewrite, ...] = ()
     expect_fusions: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     invariants: tuple[Invariant, ...] = ()
     state: Mapping[str, str] = field(default_factory=dict)
+    calibrate: Calibration = DEFAULT
 
     def __post_init__(self) -> None:
         self._accept_plain_words()

@@ -57,7 +57,7 @@ def recipe() -> Recipe:
         prediction=voice,
         gates=Gates(max_drop=0.3),
         variants=("fp32", "int8"),
-        expect_fusions={"split-gemm": 1},
+        expect_fusions={"split-bias": 1},
         notes=(WITHOUT_DATA,) if folder is None else (),
     )
 

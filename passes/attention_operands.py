@@ -10,7 +10,8 @@ import onnx_ir as ir
 from dlc.passes.base import constant
 from dlc.passes.edit import Edit
 from dlc.passes.extents import extents
-from dlc.passes.match_attention import SWALLOWS, Heads, Mask, Match
+from dlc.passes.match_attention import SWALLOWS, Mask, Match
+from dlc.passes.match_heads import Heads
 from dlc.passes.pack_projections import pack as pack_projections
 from dlc.types import Array
 
@@ -25,7 +26,7 @@ BATCH_FIRST = (0, 2, 1, 3)
 
 
 def hidden(edit: Edit, match: Match, before: ir.Node, *, pack: bool) -> list[ir.Value]:
-    """Return queries, keys and values as [batch, length, hidden]."""
+    """Return queries, keys and values as [batch, length, hidden]; split ones are returned as they are."""
     parts = _parts(edit, match, before, pack=pack)
     return [_batch_first(edit, v, h, before) for v, h in zip(parts, (match.q, match.k, match.v), strict=True)]
 
@@ -44,6 +45,8 @@ def raw_products(edit: Edit, match: Match, *, pack: bool) -> str | None:
     """
     axes = len(extents(match.product.inputs[1]) or ())
     inputs = (match.q, match.k, match.v)
+    if match.k.repeats > 1:
+        return "heads are shared, and products read them repeated"
     if axes == 3 and not all(h.sequence_first for h in inputs):
         return "batch and heads are in one axis, and the batch comes first"
     scores, product = match.scores, match.product
@@ -142,15 +145,15 @@ def additive(edit: Edit, match: Match, *, lifts: bool) -> ir.Value:
     Attention takes FP32's lowest number for minus infinity, and a row of it for 0, not for uniform.
     """
     assert match.mask is not None
-    mask = match.mask.value if match.mask.lowest is None else _chosen(edit, match.mask, match.last, lifts=lifts)
+    mask = match.mask.value if match.mask.lowest is None else _chosen(edit, match.mask, match.end, lifts=lifts)
     if lifts and match.mask.lowest is None:
-        mask = _floored(edit, mask, match.last)
+        mask = _floored(edit, mask, match.end)
     missing = 4 - len(match.mask.shape)
     if missing == 0:
         return mask
     axes = edit.constant("mask.axes", np.arange(missing, dtype=np.int64))
     return _moved(
-        edit, "Unsqueeze", [mask, axes], f"{mask.name}.axes", [1] * missing + list(match.mask.shape), match.last
+        edit, "Unsqueeze", [mask, axes], f"{mask.name}.axes", [1] * missing + list(match.mask.shape), match.end
     )
 
 
@@ -196,16 +199,16 @@ def full_rows(edit: Edit, mask: ir.Value, match: Match) -> ir.Value:
     if shape[2] == queries.length:
         return mask
     one, sizes = edit.constant("one", np.ones(1, np.int64)), ir.Shape([*shape[:2], queries.length, shape[3]])
-    length = _length(edit, queries.value, 0 if queries.sequence_first else 1)
+    length = _length(edit, queries.value, 2 if queries.split else 0 if queries.sequence_first else 1)
     target = edit.node("Concat", [one, one, length[-1].outputs[0], one], "mask.shape", dtype=ir.DataType.INT64,
                        shape=[4], attributes={"axis": 0})  # fmt: skip
     rows = edit.node("Expand", [mask, target.outputs[0]], "mask.rows", dtype=mask.dtype, shape=sizes)
-    edit.insert_before(match.last, [*length, target, rows])
+    edit.insert_before(match.end, [*length, target, rows])
     return rows.outputs[0]
 
 
 def _length(edit: Edit, x: ir.Value, axis: int) -> list[ir.Node]:
-    """Compute one size of [b, s, hidden], as a vector."""
+    """Compute one size of [b, s, hidden], or of split heads from opset 15 on, as a vector."""
     if edit.model.graph.opset_imports.get("", 1) >= SHAPE:
         return [edit.node("Shape", [x], "queries", dtype=ir.DataType.INT64, shape=[1],
                           attributes={"start": axis, "end": axis + 1})]  # fmt: skip

@@ -46,10 +46,12 @@ class Pass(ir.passes.InPlacePass):
     """A rewrite: a frozen dataclass whose fields are its options.
 
     ``changes_numbers``: a precision pass; its results are judged by the harness, never compared for equality.
+    ``notes``: what the user should know of how it was made.
     """
 
     name: ClassVar[str]
     changes_numbers: ClassVar[bool] = False
+    notes: tuple[str, ...] = ()
 
     @property
     def options(self) -> Mapping[str, Any]:

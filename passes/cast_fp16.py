@@ -3,33 +3,40 @@
 A node computes in FP16 with every tensor whose type parameter in the operator's schema admits FP16; what the schema
 fixes to FP32 (Resize's scales) stays. Casts are put where an FP16 value meets an FP32 node, and the reverse.
 
-Kept in FP32, with the reason: nodes that ``blocked`` names, operators without an FP16 form, and nodes with a weight
-that FP16 cannot hold. FP16 reaches from 2^-24 to 65504. A weight is too small when the norm of its rounding error
-exceeds 2^-11 of its own norm: rounding to 11 significant bits alone stays below that, so more means that elements fell
-below 2^-14, where bits are lost, or to zero. Scalars beyond 65504 are mask fill values and bounds, and become the
-largest finite FP16; scalars that would become zero (an epsilon) keep their node in FP32.
+Kept in FP32, with the reason: nodes that ``blocked`` names, operators without an FP16 form, nodes with a weight that
+FP16 cannot hold, and nodes that read or write a value that was measured to leave FP16's range.
+
+FP16 reaches from 2^-24 to 65504. A weight is too small when the norm of its rounding error exceeds 2^-11 of its own
+norm: rounding to 11 significant bits alone stays below that, so more means that elements fell below 2^-14, where bits
+are lost, or to zero. Scalars beyond 65504 are mask fill values and bounds, and become the largest finite FP16; scalars
+that would become zero (an epsilon) keep their node in FP32.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site, constant, holds_graph
+from dlc.passes.base import Pass, Rewritten, Site, all_nodes, constant, holds_graph
 from dlc.passes.concrete_shapes import infer_types
 from dlc.passes.emit import Emitter, drop_unused
-from dlc.passes.weighted import label, weighted_nodes, weights_of
+from dlc.passes.weighted import label, weights_of
 from dlc.types import Array
 
 FLOAT, FLOAT16 = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST = float(np.finfo(np.float16).max)
 ROUNDING = 2.0**-11
 """Largest relative error of rounding to FP16's 11 significant bits."""
+
+MARGIN = 2.0
+"""How far beyond what was measured a value may go before it overflows: data that calibrates is not all data."""
+LOST = 0.5
+"""Share of a value's elements, zeros left out, that may be rounded to zero."""
 
 RANGE_CRITICAL = (
     "CumSum", "Exp", "Pow", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMean", "ReduceSum", "ReduceSumSquare",
@@ -54,12 +61,22 @@ CONTRIB = ("BiasGelu", "FastGelu", "FusedMatMul", "Gelu", "QuickGelu", "SkipLaye
 Slot = tuple[Literal["in", "out"], int]
 
 
+@dataclass(frozen=True, slots=True)
+class Magnitude:
+    """What a value was measured to hold: its largest finite magnitude, and the share that FP16 rounds to zero."""
+
+    largest: float
+    lost: float
+
+
 @dataclass(frozen=True)
 class CastFp16(Pass):
     """Cast weights and compute to FP16.
 
     ``keep_io_types``: inputs and outputs stay FP32, with Casts behind and before them; without it the interface
-    changes, which a pipeline refuses. ``blocked``: operator types or node names that stay in FP32.
+    changes, which a pipeline refuses. ``blocked``: operator types or node names that stay in FP32. ``magnitudes``: what
+    values were measured to hold, by name; nodes at a value that FP16 cannot hold, with a margin, stay in FP32 too, and
+    each is a site.
 
     ONNX Runtime's CPU provider computes FP16 nodes in FP32 and drops the Casts between them: there the weights are
     rounded and the activations mostly are not.
@@ -69,6 +86,7 @@ class CastFp16(Pass):
     changes_numbers: ClassVar[bool] = True
     keep_io_types: bool = True
     blocked: tuple[str, ...] = RANGE_CRITICAL
+    magnitudes: Mapping[str, Magnitude] = field(default_factory=dict, repr=False)
 
     def call(self, model: ir.Model) -> Rewritten:
         """Decide node by node, convert values, and put Casts where the two precisions meet."""
@@ -77,10 +95,11 @@ class CastFp16(Pass):
         for value, dtype in inferred.items():
             value.type = ir.TensorType(dtype)
         halves = set() if self.keep_io_types else {v for v in graph.inputs if _is_float(v)}
+        beyond = {node: reason for node in graph if (reason := self._beyond(node)) is not None}
         chosen: dict[ir.Node, set[Slot]] = {}
         refused: dict[ir.Node, str] = {}
         for node in graph:
-            verdict = self._slots(node, model.opset_imports, halves)
+            verdict = beyond.get(node) or self._slots(node, model.opset_imports, halves)
             if isinstance(verdict, str):
                 refused[node] = verdict
             elif verdict:
@@ -88,7 +107,8 @@ class CastFp16(Pass):
                 halves.update(node.outputs[i] for side, i in verdict if side == "out")
         sites = tuple(
             Site(self.name, label(n), n.op_type, None if n in chosen else refused.get(n, "the node is in a subgraph"))
-            for n in weighted_nodes(graph)
+            for n in all_nodes(graph)
+            if n in beyond or weights_of(n)
         )
         if chosen or halves:
             _convert(graph, chosen, halves, keep_outputs=self.keep_io_types)
@@ -110,6 +130,19 @@ class CastFp16(Pass):
         if node.op_type in FOLLOWERS and moving and not any(v in halves for v in moving):
             return f"{node.op_type} follows FP32 nodes"
         return next(filter(None, (_misfit(str(v.name), a) for v, a in arrays.items())), slots)
+
+    def _beyond(self, node: ir.Node) -> str | None:
+        """Say which value of a node, as it was measured, FP16 cannot hold."""
+        for value in (*node.inputs, *node.outputs):
+            if value is None or not _is_float(value) or constant(value) is not None:
+                continue
+            if (seen := self.magnitudes.get(str(value.name))) is None:
+                continue
+            if seen.largest * MARGIN > LARGEST:
+                return f"range ±{seen.largest:.2g} of {value.name!r} exceeds FP16, which ends at {LARGEST:g}"
+            if seen.lost > LOST:
+                return f"{seen.lost:.0%} of {value.name!r} would become zero in FP16: at most {seen.largest:.2g}"
+        return None
 
     def _blocked(self, node: ir.Node) -> str | None:
         if named := [b for b in self.blocked if b in (node.op_type, node.name)]:

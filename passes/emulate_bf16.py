@@ -12,17 +12,18 @@ rounds to nearest even, and its optimisers keep a Cast that loses bits.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site
+from dlc.passes.base import Pass, Rewritten, Site, all_nodes
 from dlc.passes.concrete_shapes import infer_types
 from dlc.passes.emit import Emitter, drop_unused
-from dlc.passes.weighted import label, weighted_nodes, weights_of
+from dlc.passes.weighted import label, weights_of
 from dlc.types import Array
 
 FLOAT, BFLOAT16 = ir.DataType.FLOAT, ir.DataType.BFLOAT16
@@ -39,10 +40,16 @@ EXACT = (
 
 @dataclass(frozen=True)
 class EmulateBf16(Pass):
-    """Round weights, inputs and every computed tensor to BF16; inputs and outputs of the graph stay FP32."""
+    """Round weights, inputs and every computed tensor to BF16; inputs and outputs of the graph stay FP32.
+
+    ``largest``: the largest finite magnitude that values were measured to hold, by name. BF16 ends a little before
+    FP32: what lies beyond, as the fill value of a mask does, would become infinite; it is not rounded, and its node is
+    a site.
+    """
 
     name: ClassVar[str] = "emulate-bf16"
     changes_numbers: ClassVar[bool] = True
+    largest: Mapping[str, float] = field(default_factory=dict, repr=False)
 
     def call(self, model: ir.Model) -> Rewritten:
         """Round constants, then inputs, then the outputs of each node."""
@@ -52,9 +59,14 @@ class EmulateBf16(Pass):
         for value, dtype in inferred.items():
             value.type = ir.TensorType(dtype)
         refused = {v: r for v in graph.initializers.values() if (r := _refusal(v))}
-        sites = tuple(self._site(n, graph, refused) for n in weighted_nodes(graph))
-        values = [v for v in graph.inputs if v.uses()]
-        values += [v for n in graph if n.op_type not in EXACT and not _widens(n) for v in n.outputs]
+        beyond = {v: r for v in _values(graph) if (r := self._beyond(v))}
+        sites = tuple(
+            self._site(n, graph, {**refused, **beyond})
+            for n in all_nodes(graph)
+            if weights_of(n) or any(v in beyond for v in n.outputs)
+        )
+        values = [v for v in graph.inputs if v.uses() and v not in beyond]
+        values += [v for n in graph if n.op_type not in EXACT and not _widens(n) for v in n.outputs if v not in beyond]
         constants = [v for v in graph.initializers.values() if v.uses() and v not in refused and not v.is_graph_input()]
         stored = [_store(emit, v) for v in constants]
         rounded = [_round(emit, v) for v in values]
@@ -64,11 +76,21 @@ class EmulateBf16(Pass):
             value.type = None
         return Rewritten(model, modified=modified, sites=sites)
 
+    def _beyond(self, value: ir.Value) -> str | None:
+        seen = self.largest.get(str(value.name), 0.0)
+        return f"range ±{seen:.2g} of {value.name!r} exceeds BF16" if seen > LARGEST else None
+
     def _site(self, node: ir.Node, graph: ir.Graph, refused: dict[ir.Value, str]) -> Site:
-        reasons = [refused[w] for w in weights_of(node).values() if w in refused]
+        reasons = [refused[v] for v in (*weights_of(node).values(), *node.outputs) if v in refused]
         if node.graph is not graph:
             reasons = ["the node is in a subgraph"]
         return Site(self.name, label(node), node.op_type, reasons[0] if reasons else None)
+
+
+def _values(graph: ir.Graph) -> Iterator[ir.Value]:
+    yield from graph.inputs
+    for node in graph:
+        yield from node.outputs
 
 
 def rounded(array: Array) -> Array:

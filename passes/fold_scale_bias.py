@@ -15,10 +15,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dlc.passes.base import constant
+from dlc.passes.base import constant, only_user
 from dlc.passes.channels import Weighted, before, fold
 from dlc.passes.edit import Edit
 from dlc.passes.rewrite import Rewrite
+from dlc.passes.weighted import label
 from dlc.types import Array, Floats
 
 OPS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -36,24 +37,15 @@ class FoldScaleBias(Rewrite):
 
     def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
         """Return each Mul, Div, Add and Sub with one constant operand, the other computed by a weighted node."""
-        return (n for n in graph if n.domain == "" and n.op_type in ARITHMETIC and _follows(n))
+        return (n for n in graph if _folds(n))
 
     def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
-        """Fold one constant."""
-        left = constant(node.inputs[0]) is not None
-        x, array = node.inputs[left], constant(node.inputs[not left])
-        assert x is not None
-        assert array is not None
-        if isinstance(what := before(x, node, OPS), str):
-            return what
-        if (c := per_channel(array, _rank(what, x), 1 if "Conv" in what.node.op_type else -1, what.channels)) is None:
-            return "the constant is not one per channel"
-        if (terms := affine(node.op_type, c, left=left)) is None:
-            return "divides by the output, or by zero"
-        if (reason := fold(what, *terms, edit)) is not None:
-            return reason
-        edit.stand_in(node.outputs[0], what.node.outputs[0])
-        edit.remove(node)
+        """Fold one constant, and those behind it as far as they fold: only then does the weighted node compute them."""
+        if isinstance(found := _folded(node, edit), str):
+            return found
+        while (after := only_user(found.outputs[0])) is not None and label(after) not in self.skip:
+            if not _folds(after) or isinstance(_folded(after, edit), str):
+                break
         return None
 
 
@@ -85,7 +77,29 @@ def affine(op: str, c: Floats, *, left: bool) -> tuple[Floats, Floats] | None:
     return (-one, c) if left and op == "Sub" else (one, -c if op == "Sub" else c)
 
 
-def _follows(node: ir.Node) -> bool:
+def _folded(node: ir.Node, edit: Edit) -> ir.Node | str:
+    """Fold one constant into the weighted node before it and return that, or say why not."""
+    left = constant(node.inputs[0]) is not None
+    x, array = node.inputs[left], constant(node.inputs[not left])
+    assert x is not None
+    assert array is not None
+    if isinstance(what := before(x, node, OPS), str):
+        return what
+    if (c := per_channel(array, _rank(what, x), 1 if "Conv" in what.node.op_type else -1, what.channels)) is None:
+        return "the constant is not one per channel"
+    if (terms := affine(node.op_type, c, left=left)) is None:
+        return "divides by the output, or by zero"
+    if (reason := fold(what, *terms, edit)) is not None:
+        return reason
+    edit.stand_in(node.outputs[0], what.node.outputs[0])
+    edit.remove(node)
+    return what.node
+
+
+def _folds(node: ir.Node) -> bool:
+    """Whether a node combines a constant with what a weighted node computes."""
+    if node.domain != "" or node.op_type not in ARITHMETIC:
+        return False
     constants = [constant(v) is not None for v in node.inputs]
     x = node.inputs[constants[0]]
     producer = x.producer() if x is not None else None

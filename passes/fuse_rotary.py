@@ -47,6 +47,7 @@ class FuseRotary(Rewrite):
     """
 
     name: ClassVar[str] = "fuse-rotary"
+    looks_prepared: ClassVar[bool] = True  # angles per batch fit the standard operator only
     max_opset: int = ROTARY
 
     def alternatives(self) -> tuple[Self, ...]:

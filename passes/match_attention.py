@@ -5,7 +5,8 @@
 The scale may stand at the queries, the keys, the product, or be shared between them, as a factor or a divisor. Heads
 are split and merged by any chain of views (``dlc.passes.views``): with the batch or the sequence first, on four axes or
 on three with batch and heads in one, out of a tensor of their own or a part of one that holds queries, keys and values.
-The mask is added, or a lowest number takes the place of scores.
+Several heads of queries may share one of keys and values, which is repeated for them (``dlc.passes.match_heads``). The
+mask is added, or a lowest number takes the place of scores.
 """
 
 from __future__ import annotations
@@ -18,28 +19,12 @@ import onnx_ir as ir
 from dlc.interface import Extent
 from dlc.passes.base import constant, only_user, scalar
 from dlc.passes.extents import contents, extents
+from dlc.passes.match_heads import Heads, operands, unscaled
 from dlc.passes.ranges import finite
-from dlc.passes.views import VIEWS, View, size, sources, through
+from dlc.passes.views import VIEWS, View, sources, through
 
 SWALLOWS = -1e32
 """A number this low plus any score below 2^80 is itself again, so that adding it is putting it in the score's place."""
-
-
-@dataclass(frozen=True, slots=True)
-class Heads:
-    """[batch, length, heads * size] in ``value``, or its part ``part[0]`` of ``part[1]`` along the last axis.
-
-    ``sequence_first``: the value is [length, batch, ...].  ``scale``: what the heads are multiplied by.
-    """
-
-    value: ir.Value
-    batch: Extent
-    length: Extent
-    heads: int
-    size: int
-    scale: float
-    part: tuple[int, int] = (0, 1)
-    sequence_first: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +63,13 @@ class Match:
     blind: bool
     guarded: bool
 
+    @property
+    def end(self) -> ir.Node:
+        """The node in whose place an operator is put; heads that it reads split it gives split."""
+        return self.product if self.q.split else self.last
 
-def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
+
+def find(softmax: ir.Node) -> Match | str:
     """Find the attention around a Softmax, or say why there is none."""
     if isinstance(weighted := _weighted(softmax), str):
         return weighted
@@ -87,14 +77,11 @@ def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
     if (scored := _scores(softmax.inputs[0])) is None:
         return "the scores are no product of two matrices, plus a mask"
     top, scores, scale, mask = scored
-    found = [_heads(v, swapped=i == 1) for i, v in enumerate((*scores.inputs, product.inputs[1]))]
-    for which, each in zip(("queries", "keys", "values"), found, strict=True):
-        if isinstance(each, str):
-            return f"{which}: {each}"
-    q, k, v = (each for each in found if isinstance(each, Heads))
+    found = operands((scores.inputs[0], scores.inputs[1], product.inputs[1]))
+    if isinstance(found, str):
+        return found
+    q, k, v = found
     scale *= q.scale * k.scale
-    if (reason := _unlike(q, k, v)) is not None:
-        return reason
     if scale <= 0:
         return "the scale is not positive, which no attention operator takes"
     rank = len(extents(product.inputs[1]) or ())
@@ -104,15 +91,6 @@ def find(softmax: ir.Node) -> Match | str:  # noqa: PLR0911 - one return a guard
         return hiding if isinstance(hiding, str) else str(merged)
     blind = hiding is not None and _blind(hiding)
     return Match(q, k, v, scale, hiding, top, product, *merged, blind, guarded)
-
-
-def _unlike(q: Heads, k: Heads, v: Heads) -> str | None:
-    """Say what keeps them from one operator; keys may be more or fewer than queries, values larger or smaller."""
-    if not q.heads == k.heads == v.heads or q.size != k.size:
-        return "queries, keys and values differ in their heads"
-    if not q.batch == k.batch == v.batch or k.length != v.length:
-        return "queries, keys and values differ in their batch or length"
-    return "the values are scaled" if v.scale != 1.0 else None
 
 
 def guard(softmax: ir.Node) -> ir.Node | None:
@@ -165,48 +143,10 @@ def _scores(value: ir.Value | None) -> tuple[ir.Node, ir.Node, float, Mask | Non
 
 def _product(value: ir.Value | None) -> tuple[ir.Node, ir.Node, float] | None:
     """Return the node that gives a scaled product, the product and its scale; neither may be read elsewhere."""
-    scale, base = _unscaled(value)
+    scale, base = unscaled(value)
     node, top = _made_by(base, "MatMul"), value.producer() if value is not None else None
     single = all(v is not None and only_user(v) is not None for v in (base, value))
     return (top, node, scale) if top is not None and node is not None and single else None
-
-
-def _heads(value: ir.Value | None, *, swapped: bool) -> Heads | str:
-    """[b, h, s, d] or [b*h, s, d], ``swapped``: the last two the other way; as a view of [b, s, h*d] or [s, b, h*d]."""
-    if value is None or value.dtype != ir.DataType.FLOAT:
-        return f"dtype is {value.dtype.name if value is not None and value.dtype else 'unknown'}, not FLOAT"
-    reason = "not split into heads, or sizes are unknown"
-    for origin, view, scale in sources(value, scaled=_unscaled):
-        if len(view.source) != 3 or len(view.axes) not in (3, 4):
-            continue
-        found = _read(origin, view, swapped=swapped)
-        if isinstance(found, Heads):
-            return replace(found, scale=scale)
-        reason = found
-    return reason
-
-
-def _read(origin: ir.Value, view: View, *, swapped: bool) -> Heads | str:
-    """Read heads off a view, where it is one of a tensor [batch, length, hidden] or [length, batch, hidden]."""
-    *lead, length, features = view.axes if not swapped else (*view.axes[:-2], view.axes[-1], view.axes[-2])
-    hidden, selected = view.source[2], tuple(f for axis in view.source for f in axis if f in view.fixed)
-    if len(selected) > 1 or hidden[: len(selected)] != selected:
-        return "the heads are not split off a tensor in one piece"
-    split = len(hidden) - len(features)
-    heads = hidden[len(selected) : split]
-    flat = tuple(f for axis in lead for f in axis)
-    batch = flat[: len(flat) - len(heads)]
-    straight = hidden[split:] == features and flat[len(batch) :] == heads and (len(lead) == 1 or lead[0] == batch)
-    if not straight or view.source[:2] not in ((batch, length), (length, batch)):
-        return "the views do more than split the last axis"
-    each, count = size(features), size(heads)
-    if not isinstance(each, int) or not isinstance(count, int):
-        return "number or size of the heads is dynamic"
-    if size(batch) is None or size(length) is None:
-        return "sizes are unknown"
-    part = next(((view.fixed[f], f.size) for f in selected if isinstance(f.size, int)), (0, 1))
-    first = view.source[:2] != (batch, length)
-    return Heads(origin, size(batch), size(length), count, each, 1.0, part, first)
 
 
 def _merged(product: ir.Node, q: Heads, v: Heads, rank: int) -> tuple[ir.Node, bool, bool] | str:
@@ -265,20 +205,6 @@ def _spread(value: ir.Value, rank: int) -> list[ir.Value]:
     while found and (node := _made_by(found[0], "Expand")) is not None and (x := node.inputs[0]) is not None:
         found.insert(0, x)
     return found
-
-
-def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
-    """Strip multiplications with, and divisions by, a scalar constant."""
-    scale = 1.0
-    while value is not None and (node := value.producer()) is not None and node.op_type in ("Mul", "Div"):
-        right, left = scalar(node.inputs[1]), scalar(node.inputs[0])
-        if right is not None and (node.op_type == "Mul" or right != 0.0):
-            scale, value = scale * right if node.op_type == "Mul" else scale / right, node.inputs[0]
-        elif left is not None and node.op_type == "Mul":
-            scale, value = scale * left, node.inputs[1]
-        else:
-            break
-    return scale, value
 
 
 def _made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:

@@ -37,7 +37,8 @@ class QuantizeDynamic(Pass):
 
     ``reduce_range``: weights of 7 bits, for targets without an integer dot product. ``contrib``: write com.microsoft's
     MatMulIntegerToFloat, else MatMulInteger and the scaling in standard operators. ``embeddings``: quantize the tables
-    of Gather. ``min_elements``: the smallest table worth two more nodes.
+    of Gather. ``min_elements``: the smallest table worth two more nodes. ``exclude``: names of nodes that stay in
+    float.
     """
 
     name: ClassVar[str] = "quantize-dynamic"
@@ -46,6 +47,7 @@ class QuantizeDynamic(Pass):
     contrib: bool = True
     embeddings: bool = True
     min_elements: int = 1 << 20
+    exclude: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> Rewritten:
         """Visit each node that reads a weight."""
@@ -86,6 +88,8 @@ class _Rewriter:
         """Quantize one node and return None, or return why not."""
         if node.graph is not self.graph:
             return "the node is in a subgraph"
+        if label(node) in self.options.exclude:
+            return "excluded"
         if node.op_type == "Gather" and node.domain == "":
             return self._table(node)
         found = _product(node)

@@ -52,7 +52,8 @@ class QuantizeStatic(Pass):
     ``reduce_range``: keep pairs of products within 16 bits, for targets without an integer dot product.
     ``align_channels``: pad the input channels of a dense KxK convolution to a multiple of 4, which selects a kernel
     without im2col. ``correct_bias``: let biases make up for rounded weights, where ``means`` has the mean of each
-    channel of what the node reads, [C]. ``exclude``: names of nodes that stay in float.
+    channel of what the node reads, [C]. ``exclude``: names of nodes that stay in float. ``method``: how the ranges were
+    chosen, for the record.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -64,6 +65,8 @@ class QuantizeStatic(Pass):
     correct_bias: bool = False
     means: Mapping[str, Floats] = field(default_factory=dict, repr=False)
     exclude: tuple[str, ...] = ()
+    method: str = ""
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def call(self, model: ir.Model) -> Rewritten:
         """Rewrite in place; one site for each weighted node, and one for each other node that became 8 bit."""

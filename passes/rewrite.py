@@ -5,11 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import ClassVar, Self
 
 import onnx_ir as ir
 
-from dlc.passes.base import Pass, Rewritten, Site, graphs, rewritten
+from dlc.passes.base import Pass, Rewritten, Site, clone, graphs, rewritten
 from dlc.passes.edit import Edit, Fits, Survey
 from dlc.passes.weighted import label
 
@@ -19,9 +19,11 @@ class Rewrite(Pass):
     """One form of computation in place of another with the same result.
 
     ``skip``: labels of nodes at which the rewrite must not apply, each with the reason, as measuring found them.
+    ``looks_prepared``: whether the rewrite fits depends on what it prepares.
     ``trusted``: False for a user's own, whose numbers are always compared.
     """
 
+    looks_prepared: ClassVar[bool] = False
     skip: Mapping[str, str] = field(default_factory=dict, repr=False)
     trusted: bool = field(default=True, repr=False)
 
@@ -44,7 +46,13 @@ class Rewrite(Pass):
         """Change what concerns the whole model; called once, before any site."""
 
     def survey(self, model: ir.Model) -> list[tuple[ir.Node, str | None]]:
-        """Return every candidate, with the reason why the rewrite does not fit there or None; change nothing."""
+        """Return every candidate, with the reason why the rewrite does not fit there or None; change nothing.
+
+        Where what fits depends on what is prepared, that is prepared in a copy: the nodes are that copy's.
+        """
+        if self.looks_prepared and any(any(True for _ in self.candidates(graph)) for graph in graphs(model.graph)):
+            model = clone(model)
+            self.prepare(model)
         found = []
         for graph in graphs(model.graph):
             look = Survey(model, graph)

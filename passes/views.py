@@ -2,7 +2,8 @@
 
 An axis is a sequence of factors, the slowest first; its size is their product. Transpose moves axes, Reshape regroups
 factors and splits one where it must, Squeeze and Unsqueeze drop and add axes without factors (of size 1), Gather of one
-index, Split and Slice fix a factor. What remains tells what the whole chain does, however it is written:
+index, Split and Slice fix a factor, Expand and Tile copy along one that the source does not have. What remains tells
+what the whole chain does, however it is written:
 
     [s, b, 3*h*d] -> Reshape, Transpose, Gather -> [b*h, s, d]
     source: (s) (b) (3 h d), with 3 fixed at 0;  axes: (b h) (s) (d)
@@ -21,7 +22,9 @@ from dlc.passes.base import constant
 from dlc.passes.extents import Extents, contents, extents
 from dlc.passes.layouts import order
 
-VIEWS = frozenset({"Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze"})
+VIEWS = frozenset({
+    "Expand", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+})  # fmt: skip
 LONGEST = 16
 """Operators of the longest chain that is followed."""
 
@@ -38,7 +41,10 @@ Axis = tuple[Factor, ...]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Axes of a tensor, in factors of the axes of its source. ``fixed``: factors of which one index was selected."""
+    """Axes of a tensor, in factors of the axes of its source, and of copies.
+
+    ``fixed``: factors of which one index was selected.
+    """
 
     source: tuple[Axis, ...]
     axes: tuple[Axis, ...]
@@ -47,12 +53,17 @@ class View:
     @classmethod
     def whole(cls, shape: Extents) -> View:
         """Return a tensor of this shape as it is."""
-        return cls.of(tuple(() if size == 1 else (Factor(size),) for size in shape))
+        return cls.of(tuple(map(_axis, shape)))
 
     @classmethod
     def of(cls, axes: tuple[Axis, ...]) -> View:
         """Return a tensor with these axes as it is."""
         return cls(axes, axes)
+
+    def copies(self, axis: Axis) -> Axis:
+        """Return the factors of an axis along which the source is copied."""
+        own = {f for whole in self.source for f in whole}
+        return tuple(f for f in axis if f not in own)
 
     def split(self, factor: Factor, sizes: tuple[int, int]) -> tuple[View, Factor, Factor]:
         """Write one factor as the product of two."""
@@ -71,6 +82,10 @@ def size(axis: Axis) -> Extent:
     if not names:
         return number
     return names[0] if len(names) == 1 and number == 1 else None
+
+
+def _axis(whole: Extent) -> Axis:
+    return () if whole == 1 else (Factor(whole),)
 
 
 def _unscaled(value: ir.Value | None) -> tuple[float, ir.Value | None]:
@@ -102,7 +117,7 @@ def sources(
             yield origin, view, scale
 
 
-def through(view: View, node: ir.Node, output: ir.Value) -> View | None:
+def through(view: View, node: ir.Node, output: ir.Value) -> View | None:  # noqa: PLR0911 - one return a kind
     """Return the view that an operator makes of a view; None if it is none, or sizes are unknown."""
     rank = len(view.axes)
     if node.op_type == "Identity":
@@ -114,6 +129,8 @@ def through(view: View, node: ir.Node, output: ir.Value) -> View | None:
         return _reshaped(view, node, output)
     if node.op_type in ("Squeeze", "Unsqueeze"):
         return _squeezed(view, node)
+    if node.op_type in ("Expand", "Tile"):
+        return _copied(view, extents(output))
     if node.op_type == "Gather":
         return _gathered(view, node, node.attributes.get_int("axis", 0) % rank)
     cut = _cut(node, output)
@@ -185,6 +202,16 @@ def _squeezed(view: View, node: ir.Node) -> View | None:
     rank, left = len(view.axes) + len(numbers), iter(view.axes)
     added = {a % rank for a in numbers}
     return replace(view, axes=tuple(() if a in added else next(left) for a in range(rank)))
+
+
+def _copied(view: View, wanted: Extents | None) -> View | None:
+    """Copy along axes of size 1, and along new ones before the others; the rest keep their sizes."""
+    if wanted is None or None in wanted or 0 in wanted or len(wanted) < len(view.axes):
+        return None
+    have = ((),) * (len(wanted) - len(view.axes)) + view.axes
+    if any(axis and size(axis) != to for axis, to in zip(have, wanted, strict=True)):
+        return None
+    return replace(view, axes=tuple(axis or _axis(to) for axis, to in zip(have, wanted, strict=True)))
 
 
 def _gathered(view: View, node: ir.Node, axis: int) -> View | None:

@@ -7,11 +7,10 @@ import math
 import numpy as np
 import onnx_ir as ir
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from dlc.divergence import HELD, Difference, _chunks, diverge
+from dlc.divergence import Difference, diverge
 from dlc.errors import ModelError
+from dlc.inner import HELD
 from tests.passes.texts import graph
 
 BOUND = 1e-5
@@ -110,14 +109,3 @@ def test_a_graph_that_does_not_run_is_an_error() -> None:
     new.graph[0].op_type = "NoSuchOperator"
     with pytest.raises(ModelError, match="cannot load"):
         diverge(old, new, FEEDS, BOUND)
-
-
-@settings(derandomize=True, deadline=None)
-@given(st.lists(st.one_of(st.none(), st.integers(0, 40)), max_size=30), st.integers(1, 50))
-def test_a_chunk_holds_no_more_than_it_may(sizes: list[int | None], held: int) -> None:
-    """What is unknown, or larger than that, is alone."""
-    names = [f"v{i}" for i in range(len(sizes))]
-    nbytes = {n: s for n, s in zip(names, sizes, strict=True) if s is not None}
-    chunks = list(_chunks(names, nbytes, held))
-    assert [n for chunk in chunks for n in chunk] == names
-    assert all(len(chunk) == 1 or sum(nbytes.get(n, held) for n in chunk) <= held for chunk in chunks)

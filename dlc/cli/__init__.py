@@ -20,6 +20,7 @@ from dlc.lookup import load
 
 VERBS = {
     "bench": "dlc.cli.bench:command",
+    "compare": "dlc.cli.compare:command",
     "compile": "dlc.cli.compile:command",
     "debug": "dlc.cli.debug:command",
     "doctor": "dlc.cli.doctor:command",

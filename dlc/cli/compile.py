@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
+from dlc.calibration import CHOICES, Choice
 from dlc.cli.common import Format, command_line, common, print_json, print_table, progress
+from dlc.cli.mixing import mixing as mixing_options
 
 if TYPE_CHECKING:
     from dlc.errors import DlcError
     from dlc.manifest import Manifest
+    from dlc.recipe import Recipe
 
 LEGEND = (
     "[low, high]: 95 % intervals. Latency and size are against the exported FP32 graph on stock ONNX Runtime, in the\n"
@@ -26,7 +30,7 @@ LEGEND = (
 @click.option(
     "-r", "--recipe", "recipe_file", type=click.Path(path_type=Path), help="TOML file that declares the rest."
 )
-@click.option("--variants", help="Comma-separated: fp32,fp16,bf16,int8,int4. Default: what the recipe names.")
+@click.option("--variants", help="Comma-separated: fp32,fp16,bf16,int8,int4,mixed. Default: what the recipe names.")
 @click.option("-o", "--out", type=click.Path(path_type=Path), default=Path("build"), show_default=True,
               help="Folder that receives the artifact, under the model's name.")  # fmt: skip
 @click.option(
@@ -37,12 +41,15 @@ LEGEND = (
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of inputs and resampling.")
 @click.option("--no-evaluate", is_flag=True, help="Skip the task metric; judge by agreement on calibration data.")
 @click.option("--check-each-pass", is_flag=True, help="Compare the model's numbers before and after every pass.")
+@click.option("--calibration-method", type=click.Choice(CHOICES), help="How int8 ranges are chosen. Default: mse.")
+@click.option("--max-ram", help="Most that calibration may hold of a model's activations. Default: 1GiB.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that exists.")
+@mixing_options
 @common
 def command(
     source: str, recipe_file: Path | None, variants: str | None, out: Path, target_file: Path | None,
     provider: str | None, threads: int | None, seed: int, no_evaluate: bool, check_each_pass: bool, overwrite: bool,
-    form: Format, verbose: int,
+    calibration_method: Choice | None, max_ram: str | None, mixing: Mapping[str, Any], form: Format, verbose: int,
 ) -> int:  # fmt: skip
     """Compile SOURCE: a zoo name, recipe.py, recipe.toml, model.onnx, model.pt2 or package.module:factory.
 
@@ -55,11 +62,13 @@ def command(
     from dlc.cost_table import default_cache
     from dlc.harness.judge import overall
     from dlc.recipe import Precision
-    from dlc.report.table import verdict_rows
+    from dlc.report.sites import conversions
+    from dlc.report.table import simulation_line, verdict_rows
+    from dlc.sources.mixing_options import Stated, from_command_line
     from dlc.sources.recipe_files import load_recipe
     from dlc.target_file import load
 
-    recipe = load_recipe(source, recipe_file)
+    recipe = calibrating(load_recipe(source, recipe_file), calibration_method, max_ram)
     if target_file and (provider or threads):
         raise click.UsageError("the target file states provider and threads: leave out --provider and --threads")
     target, costs = (
@@ -67,8 +76,10 @@ def command(
         if target_file
         else (targets.detect(cast("targets.Provider", provider or "cpu"), threads or 1), None)
     )
+    asked_for = tuple(v.strip() for v in variants.split(",")) if variants else recipe.variants
+    recipe = replace(recipe, mixed=from_command_line(Stated(**mixing), recipe.mixed, asked_for))
     options = Options(
-        variants=cast("tuple[Precision, ...]", tuple(v.strip() for v in variants.split(","))) if variants else None,
+        variants=cast("tuple[Precision, ...]", asked_for) if variants else None,
         seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
         cache=default_cache(), costs=costs,
     )  # fmt: skip
@@ -88,6 +99,10 @@ def command(
             for reason in variant.verdict.reasons:
                 if verbose or not reason.startswith("pass: "):
                     click.echo(f"{variant.precision}: {label}{reason}")
+            if verbose and variant.simulation is not None:
+                click.echo(f"{variant.precision}: {simulation_line(variant.simulation)}")
+            for line in (*variant.notes, *(conversions(variant.quantized) if verbose and variant.quantized else ())):
+                click.echo(f"{variant.precision}: {line}")
         click.echo(f"report: {compiled.artifact.path / 'report.html'}")
     if compiled.bugs:
         _print_bugs(compiled.bugs, find)
@@ -95,6 +110,16 @@ def command(
     asked = variants is not None or recipe_file is not None or Path(source).suffix.lower() not in (".onnx", ".pt2")
     missing = asked and any(v.verdict.status == "not built" for v in record.variants)
     return 1 if missing else overall(record.variants)
+
+
+def calibrating(recipe: Recipe, method: Choice | None, max_ram: str | None) -> Recipe:
+    """Put what the command line says of calibration in the place of what the recipe does, and remember results."""
+    from dlc.calibration import byte_size
+    from dlc.calibration_cache import default_folder
+
+    given: dict[str, Any] = {"method": method, "max_ram": byte_size(max_ram) if max_ram is not None else None}
+    stated = {key: value for key, value in given.items() if value is not None}
+    return replace(recipe, calibrate=replace(recipe.calibrate, cache=default_folder(), **stated))
 
 
 @contextmanager

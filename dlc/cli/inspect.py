@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dlc.cli.common import Format, ListsRewrites, about, common, print_json, print_table
+
+if TYPE_CHECKING:
+    from dlc.quantized_speed import Finding
+
+SHOWN = 4
+"""Nodes that a finding names; --format json has all."""
 
 
 @click.command(
@@ -58,7 +66,22 @@ def command(
             click.echo(f"{role}: {tensor}")
     rows = [(o.op, f"{o.nodes}", _count(o.macs), _count(o.bytes)) for o in seen.operators]
     print_table(("operator", "nodes", "multiply-adds", "bytes moved"), rows, title=f"at {sizes}" if sizes else None)
+    if seen.quantization is not None:
+        _print_quantization(seen.quantization)
     return 0
+
+
+def _print_quantization(found: Sequence[Finding]) -> None:
+    click.echo(f"quantization: {len(found) or 'no'} finding{'s' if len(found) != 1 else ''}")
+    for each in found:
+        share = "" if each.share is None else f", {each.share:.0%} of the time"
+        names = ", ".join(each.nodes[:SHOWN]) + (
+            f" and {len(each.nodes) - SHOWN} more" if len(each.nodes) > SHOWN else ""
+        )
+        click.echo(f"- {each.what}: {each.op}, {len(each.nodes)} nodes{share}")
+        click.echo(f"    {names}")
+        click.echo(f"    why: {each.why}")
+        click.echo(f"    way out: {each.way_out}")
 
 
 def _about(asked: str) -> str:

@@ -34,7 +34,8 @@ def latency(
     """Time one call of each model, in nanoseconds, [rounds] each; all models in each round, in shuffled order.
 
     There are at least ``rounds`` rounds, and more until they took ``min_seconds``. A sample is the mean of as many
-    calls as last ``SAMPLE``. Models of one thread are pinned to one CPU meanwhile, where the system allows.
+    calls as last ``SAMPLE``; where that is one, one before it is not timed: the other models emptied the caches. Models
+    of one thread are pinned to one CPU meanwhile, where the system allows.
     """
     for runner in runners.values():
         runner.interface.check_feeds(feeds)
@@ -86,7 +87,6 @@ def pinned() -> Iterator[None]:
 @contextlib.contextmanager
 def _no_collection() -> Iterator[None]:
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
@@ -118,6 +118,8 @@ def _rounds(
     while done < rounds or time.perf_counter_ns() - start < minimum:
         for index in rng.permutation(len(names)):
             name = names[index]
+            if repeats[name] == 1:  # a longer sample warms itself
+                calls[name]()
             samples[name].append(_time(calls[name], repeats[name]) // repeats[name])
         done += 1
     return {name: np.array(taken, dtype=np.int64) for name, taken in samples.items()}

@@ -48,6 +48,7 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
         plans=_plans(manifest, plans, rectangles),
         gates=gate_lines(manifest),
         lines=table.lines,
+        simulation_line=table.simulation_line,
     )
     return numbers.legible(page)
 

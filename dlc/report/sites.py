@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from dlc.manifest import SiteRecord
+from dlc.manifest import Quantized, SiteRecord
 from dlc.report.numbers import shorten
 
 T = TypeVar("T")
@@ -71,6 +71,12 @@ def shared(by_variant: Mapping[str, Sequence[T]]) -> list[tuple[T, tuple[str, ..
             elif variant not in owners:
                 owners.append(variant)
     return [(record, tuple(names)) for record, names in seen]
+
+
+def conversions(quantized: Quantized) -> list[str]:
+    """Say what was quantized, and what was not, for each reason."""
+    left = [f"not quantized: {ops}: {reason}" for reason, _, ops in grouped(quantized.left)]
+    return [f"quantized: {_operators(quantized.converted)}", *(left or ["not quantized: no node that has weights"])]
 
 
 def _operators(counts: Mapping[str, int]) -> str:

@@ -12,6 +12,7 @@ from dlc.manifest import (
     Manifest,
     Memory,
     Reference,
+    Simulation,
     Size,
     Status,
     VariantRecord,
@@ -120,6 +121,17 @@ def size_cell(on_disk: Size | None) -> str:
 def memory_cell(memory: Memory | None) -> str:
     """Write the peak resident memory."""
     return numbers.ABSENT if memory is None else numbers.size(memory.peak_rss_bytes)
+
+
+def simulation_line(found: Simulation) -> str:
+    """Say in a line how close the kernels come to the simulation."""
+    if found.agreement is None:
+        return found.note
+    a = found.agreement
+    same = "" if a.argmax is None else f", the same class in {a.argmax:.2%}"
+    return f"simulation against kernels: SQNR {a.sqnr_db:.1f} dB{same} of {a.examples} examples" + (
+        f"; {found.note}" if found.note else ""
+    )
 
 
 def _line(reason: str) -> Line:

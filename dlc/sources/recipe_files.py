@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
+from dlc.calibration import Calibration
 from dlc.errors import RecipeError
 from dlc.feeds import input_like
 from dlc.lookup import load
 from dlc.models import ZOO
 from dlc.recipe import Dataset, Dim, Gates, Input, Recipe, Unchecked, suggest
+from dlc.search import Mixing
 from dlc.sources import recipe_toml
 from dlc.sources.user_code import import_file, look_up, user_code
 
@@ -146,6 +148,8 @@ def _checked(made: Unchecked, where: str, folder: Path) -> Recipe:
         *((f"dims[{k!r}]", v, Dim) for k, v in made.dims.items()),
         *((k, v, Dataset) for k in ("calibration", "evaluation") if (v := getattr(made, k)) is not None),
         ("gates", made.gates, Gates),
+        ("calibrate", made.calibrate, Calibration),
+        ("mixed", made.mixed, Mixing),
     ]
     for name, value, kind in expected:
         if not isinstance(value, kind):

@@ -10,6 +10,8 @@ inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high 
 calibration = { file = "calibration.npz" }                            # one array per input, by name
 evaluation = { file = "evaluation.npz", targets = "labels", batch = 64 }
 gates = { retention = 0.99 }
+calibrate = { method = "entropy", max_ram = "2GiB" }                  # see docs/quantization.md
+mixed = { keep = 0.999, evaluations = 40, time_budget = "10min" }      # or within_ms = 3.0, or within_size = "8MB"
 rewrites = ["my_rules.py:rule"]                       # or package.module:rule; relative to this file
 expect_fusions = { attention = 6 }                    # places at which a rewrite must fit
 invariants = ["some-key-visible"]                                     # what holds for every input, see docs/recipes.md
@@ -26,10 +28,12 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from dlc.calibration import Calibration, byte_size
 from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
 from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, suggest
+from dlc.sources.mixing_options import Stated, applied
 from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
 
@@ -66,6 +70,13 @@ class _Gates(_Strict, frozen=True, kw_only=True):
     max_size_ratio: float | None = None
 
 
+class _Calibrate(_Strict, frozen=True, kw_only=True):
+    method: str | None = None
+    percentile: float | None = None
+    momentum: float | None = None
+    max_ram: int | str | None = None
+
+
 class Document(_Strict, frozen=True, kw_only=True):
     """A whole file; a key that is left out keeps what the source says."""
 
@@ -79,14 +90,18 @@ class Document(_Strict, frozen=True, kw_only=True):
     calibration: _Data | None = None
     evaluation: _Data | None = None
     gates: _Gates | None = None
+    calibrate: _Calibrate | None = None
+    mixed: Stated | None = None
     rewrites: tuple[str, ...] = ()
     expect_fusions: dict[str, int] = {}
     notes: tuple[str, ...] | None = None
     invariants: tuple[str, ...] | None = None
 
 
-TABLES: dict[str, type[_Strict]] = {
+TABLES: dict[str, type[msgspec.Struct]] = {
     "dims": _Dim, "inputs": _Input, "calibration": _Data, "evaluation": _Data, "gates": _Gates,
+    "calibrate": _Calibrate,
+    "mixed": Stated,
 }  # fmt: skip
 
 
@@ -114,6 +129,23 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     if document.inputs:
         read_inputs = {k: Input(i.dtype, i.shape, i.low, i.high) for k, i in document.inputs.items()}
         given["inputs"] = {**recipe.inputs, **read_inputs}
+    given |= _judging(document, path)
+    try:
+        given |= _calibration(document.calibrate, recipe.calibrate)
+        if document.mixed is not None:
+            given["mixed"] = applied(document.mixed, recipe.mixed)
+        if document.rewrites:
+            given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
+        if document.expect_fusions:
+            given["expect_fusions"] = _fusions(document, given.get("rewrites", recipe.rewrites), recipe)
+        return replace(recipe, **given)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path}: {error}") from error
+
+
+def _judging(document: Document, path: Path) -> dict[str, Any]:
+    """Return the metric, the gates and the data, where they are declared."""
+    given: dict[str, Any] = {}
     if document.metric is not None:
         given["metric"] = _metric(document.metric, path)
     if document.gates is not None:
@@ -121,16 +153,13 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     for role in ("calibration", "evaluation"):
         if (data := getattr(document, role)) is not None:
             given[role] = _dataset(data, path)
-    try:
-        if document.rewrites:
-            given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
-        if document.expect_fusions:
-            own = [each.name for each in adopt(given.get("rewrites", recipe.rewrites))]
-            stated = {resolve(word, own): places for word, places in document.expect_fusions.items()}
-            given["expect_fusions"] = {**recipe.expect_fusions, **stated}
-        return replace(recipe, **given)
-    except RecipeError as error:
-        raise RecipeError(f"recipe {path}: {error}") from error
+    return given
+
+
+def _fusions(document: Document, rewrites: Any, recipe: Recipe) -> dict[str, int]:
+    own = [each.name for each in adopt(rewrites)]
+    stated = {resolve(word, own): places for word, places in document.expect_fusions.items()}
+    return {**recipe.expect_fusions, **stated}
 
 
 def _metric(name: str, path: Path) -> Any:
@@ -139,6 +168,15 @@ def _metric(name: str, path: Path) -> Any:
     if name not in METRICS:
         raise RecipeError(f"recipe {path}: unknown metric {name!r}{suggest(name, METRICS)}")
     return METRICS[name]
+
+
+def _calibration(stated: _Calibrate | None, before: Calibration) -> dict[str, Calibration]:
+    if stated is None:
+        return {}
+    given: dict[str, Any] = {k: v for k, v in msgspec.structs.asdict(stated).items() if v is not None}
+    if isinstance(given.get("max_ram"), str):
+        given["max_ram"] = byte_size(given["max_ram"])
+    return {"calibrate": replace(before, **given)}
 
 
 def _dataset(data: _Data, path: Path) -> Dataset:

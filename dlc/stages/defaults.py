@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dlc.passes.cancel_transposes import CancelTransposes
-from dlc.passes.convolve_gemm import ConvolveGemm
+from dlc.passes.convolve_linear import ConvolveLinear
 from dlc.passes.drop_softmax_guard import DropSoftmaxGuard
 from dlc.passes.fold_batch_norm import FoldBatchNorm
 from dlc.passes.fold_input_scale import FoldInputScale
@@ -16,7 +16,6 @@ from dlc.passes.fuse_conv_residual import FuseConvResidual
 from dlc.passes.fuse_gelu import FuseGelu
 from dlc.passes.fuse_gemm import FuseGemm
 from dlc.passes.fuse_group_norm import FuseGroupNorm
-from dlc.passes.fuse_group_query_attention import FuseGroupQueryAttention
 from dlc.passes.fuse_hard_swish import FuseHardSwish
 from dlc.passes.fuse_instance_norm import FuseInstanceNorm
 from dlc.passes.fuse_integer_matmul import FuseIntegerMatMul
@@ -29,9 +28,9 @@ from dlc.passes.move_qdq import MoveQdq
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.share_dynamic_quantize import ShareDynamicQuantize
-from dlc.passes.split_gemm import SplitGemm
-from dlc.passes.split_integer_matmul import SplitIntegerMatMul
+from dlc.passes.split_bias import SplitBias
 from dlc.passes.split_residual import SplitResidual
+from dlc.passes.unpack_integer_products import UnpackIntegerProducts
 from dlc.passes.unroll_grid import UnrollGrid
 from dlc.passes.untile_statistics import UntileStatistics
 from dlc.recipe import Invariant
@@ -55,12 +54,11 @@ def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
     """Those that fold a factor come after those that look for it, those that change a product's form last."""
     return (
         UntileStatistics(), FuseInstanceNorm(), FuseGroupNorm(),
-        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveGemm(), SplitGemm(), CancelTransposes(),
+        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveLinear(), SplitBias(), CancelTransposes(),
         FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
         FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
         FuseAttention(max_opset=min(opset, FuseAttention.max_opset), invariants=invariants),
-        FuseGroupQueryAttention(max_opset=min(opset, FuseGroupQueryAttention.max_opset)),
         DropSoftmaxGuard(invariants=invariants),
         FoldScaleBias(), FoldInputScale(), FuseConvResidual(), MergeProducts(), FuseGemm(),
         *quantized_rewrites(),
@@ -69,4 +67,4 @@ def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
 
 def quantized_rewrites() -> tuple[Rewrite, ...]:
     """Return those of a graph that was quantized; products are split before they may take their quantization inside."""
-    return ShareDynamicQuantize(), SplitIntegerMatMul(), FuseIntegerMatMul(), MoveQdq()
+    return ShareDynamicQuantize(), UnpackIntegerProducts(), FuseIntegerMatMul(), MoveQdq()

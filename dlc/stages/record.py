@@ -18,6 +18,7 @@ from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import weight_bytes
 from dlc.recipe import Dataset, Recipe
+from dlc.stages.calibrating import too_few
 from dlc.stages.evidence import BASELINE, Evidence, Measured
 from dlc.stages.shipping import golden_tolerance
 from dlc.stages.variants import Build, pass_entry
@@ -29,10 +30,15 @@ TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscri
 
 @dataclass(frozen=True, slots=True)
 class CheckedData:
-    """The data sets of a recipe as they were found, and the examples that are in both."""
+    """The data sets of a recipe as they were found, and the examples that are in both.
+
+    ``batches``: how many the calibration data has.
+    """
 
     records: tuple[manifest.DataRecord, ...]
     leaked: int
+    warnings: tuple[str, ...] = ()
+    batches: int = 0
 
 
 def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> CheckedData:
@@ -47,17 +53,20 @@ def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> Che
     if evaluation is not None and recipe.metric is not None and evaluation.targets is None:
         raise DataError(f"data set {evaluation.name!r} has no targets, so {recipe.metric.name} cannot be computed")
     both = leaked(found["calibration"], found["evaluation"]) if len(found) == 2 else 0
-    return CheckedData(tuple(records), both)
+    few = too_few(found["calibration"]) if "calibration" in found else None
+    batches = found["calibration"].batches if "calibration" in found else 0
+    return CheckedData(tuple(records), both, (few,) if few else (), batches)
 
 
 def to_manifest(
     recipe: Recipe, target: Target, seed: int, exported: Exported, data: CheckedData, evidence: Evidence,
     builds: Sequence[Build], plans: Mapping[str, MemoryPlan], hits: Sequence[manifest.ExpectationRecord] = (),
+    gaps: Mapping[str, manifest.Simulation | None] | None = None,
 ) -> manifest.Manifest:  # fmt: skip
     """Judge every variant and put everything on record."""
     interface = Interface.of(exported.model)
     sizes = {name: dim.typical for name, dim in exported.dims.items()}
-    warnings = (*recipe.notes, *exported.notes)
+    warnings = (*recipe.notes, *exported.notes, *data.warnings)
     here = detect(target.provider, target.threads)
     elsewhere = target.fingerprint != here.fingerprint
     if elsewhere:
@@ -92,7 +101,13 @@ def to_manifest(
             size=baseline.size,
             memory=_memory(baseline, None, sizes, weight_bytes(exported.model)),
         ),
-        variants=tuple(judged(b, evidence.of.get(b.precision), plans.get(b.precision)) for b in builds),
+        variants=tuple(
+            msgspec.structs.replace(
+                judged(b, evidence.of.get(b.precision), plans.get(b.precision)),
+                simulation=(gaps or {}).get(b.precision),
+            )
+            for b in builds
+        ),
         warnings=warnings,
     )
 
@@ -111,7 +126,7 @@ def _variant(
     passes = tuple(map(pass_entry, build.records))
     if build.model is None or measured is None:
         verdict = manifest.VerdictRecord(status="not built", reasons=(build.reason,))
-        return manifest.VariantRecord(precision=build.precision, verdict=verdict, passes=passes)
+        return manifest.VariantRecord(precision=build.precision, verdict=verdict, passes=passes, search=build.search)
     verdict = judge(
         build.precision, recipe.gates, latency=measured.latency, size=measured.size, accuracy=measured.accuracy,
         agreement=measured.agreement, fault=measured.fault, leaked=both, elsewhere=elsewhere, hits=hits,
@@ -123,6 +138,7 @@ def _variant(
         passes=passes,
         choices=build.choices,
         quantized=build.quantized,
+        search=build.search,
         accuracy=measured.accuracy,
         agreement=measured.agreement,
         latency=measured.latency,

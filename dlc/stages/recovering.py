@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -13,8 +14,10 @@ from dlc.recipe import Dataset
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 
+P = TypeVar("P", bound=Pass)
 
-def closest(model: ir.Model, forms: Sequence[Pass], data: Dataset, *, threads: int) -> Pass:
+
+def closest(model: ir.Model, forms: Sequence[P], data: Dataset, *, threads: int) -> P:
     """Return the form whose real kernels agree best with the model, by SQNR of the outputs; the first among equals.
 
     The data is what calibrates, never what judges.

@@ -15,16 +15,17 @@ from dlc.passes.base import Pass, Site
 from dlc.passes.quantize_lstm import QuantizeLstm
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import PassRecord
+from dlc.target import Target
 
 STORED = ("GRU", "RNN")
 
 
-def recurrent(model: ir.Model, *, reduce_range: bool) -> list[Pass]:
-    """Return the passes that the recurrent operators of a model need, before the pass for all others."""
+def recurrent(model: ir.Model, target: Target) -> list[Pass]:
+    """Return the passes that the recurrent operators of a model need, before those for all others."""
     kinds = {node.op_type for node in model.graph}
     found: list[Pass] = []
     if "LSTM" in kinds:
-        found.append(QuantizeLstm(reduce_range=reduce_range))
+        found.append(QuantizeLstm(reduce_range=not target.integer_dot))
     if kinds.intersection(STORED):
         found.append(QuantizeWeights(bits=8, operators=STORED))
     return found

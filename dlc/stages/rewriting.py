@@ -86,8 +86,10 @@ def _falls_short(canonical: ir.Model, done: Rewritten, costs: Costs) -> bool:
     return whole.ratio.low > min(1 - done.saved_ns / whole.before_ns, 1) + HOLDS
 
 
-def _applied(each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | None) -> Rewritten:
-    """Apply each form of a rewrite at the places that chose it, in place; where that shows a bug, the graph is lost."""
+def _applied(
+    each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | None, *, to_a_copy: bool = False
+) -> Rewritten:
+    """Apply each form of a rewrite at the places that chose it; where that shows a bug, the graph is lost."""
     try:
         alternatives = each.alternatives()
         chosen = choose(done.model, alternatives, costs)
@@ -98,6 +100,8 @@ def _applied(each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | 
         done, forms, chosen = replace(done, bugs=(*done.bugs, wrong)), [], left_out(chosen, wrong)
     if not forms:
         return replace(done, records=(*done.records, _untouched(each, chosen, done.model)))
+    if to_a_copy:
+        done = replace(done, model=clone(done.model))
     records, bugs = list[PassRecord](), list[DlcError]()
     for form in forms:
         elsewhere = {
@@ -117,7 +121,7 @@ def _applied(each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | 
 
 def _applied_if_it_holds(each: Rewrite, done: Rewritten, costs: Costs, evaluate: Evaluate | None) -> Rewritten:
     """Apply a rewrite to a copy, and keep that if the whole is not slower for it."""
-    candidate = _applied(each, replace(done, model=clone(done.model)), costs, evaluate)
+    candidate = _applied(each, done, costs, evaluate, to_a_copy=True)
     before, records = len(done.records), candidate.records
     if candidate.bugs != done.bugs or not any(r.modified for r in records[before:]):
         return replace(done, records=records, bugs=candidate.bugs)

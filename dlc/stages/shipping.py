@@ -57,5 +57,6 @@ ROUNDING: dict[Precision, tuple[float, str]] = {
     "fp16": (4 * 2.0**-11, "four roundings to FP16's 11 bits"),
     "bf16": (4 * 2.0**-8, "four roundings to BF16's 8 bits"),
     "int8": (4 / 255, "four steps of an 8-bit output: a value on a rounding boundary may fall to either side"),
+    "mixed": (4 / 255, "four steps of an 8-bit output: as int8"),
     "int4": (4 / 255, "four steps of an 8-bit output: some kernels round activations to 8 bits"),
 }

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from dlc import manifest, pipeline
-from dlc.calibrate import calibrate, channel_means
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
-from dlc.passes.cast_fp16 import CastFp16
-from dlc.passes.emulate_bf16 import EmulateBf16
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
+from dlc.passes.quantized_operators import quantized_operators
+from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.calibrating import static_int8
 from dlc.stages.defaults import quantized_rewrites
+from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
-from dlc.stages.recovering import closest
+from dlc.stages.mixing import mix
 from dlc.stages.recurrent import outcomes, recurrent
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
@@ -42,6 +42,7 @@ class Build:
     notes: tuple[str, ...] = ()
     session: SessionConfig = field(default_factory=SessionConfig)
     reason: str = ""
+    search: manifest.SearchRecord | None = None
     bug: DlcError | None = None
 
 
@@ -56,8 +57,18 @@ def build(
         session, loading = session_for(base.model, costs)
         return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
     model = clone(base.model)
+    search: manifest.SearchRecord | None = None
+    notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
-        passes = PASSES_OF[precision](model, recipe, costs.target)
+        if precision in REWRITTEN and (came := quantized_operators(model)):
+            raise Unsupported(_again(came))
+        if precision == "mixed":
+            mixed = mix(model, recipe, costs, PASSES_OF["int8"])
+            passes, search, notes = list(mixed.passes), mixed.record, mixed.notes
+            if mixed.reason:
+                return Build(precision, None, reason=mixed.reason, search=search)
+        else:
+            passes = PASSES_OF[precision](model, recipe, costs.target)
         records = pipeline.run(model, passes, evaluate=evaluate)
         sites = outcomes(records)
         if not any(s.applied for s in sites):
@@ -66,15 +77,16 @@ def build(
     except PassError as error:
         return Build(precision, None, reason=str(error), bug=error)
     except (UserError, CapabilityError) as error:
-        return Build(precision, None, reason=str(error))
+        return Build(precision, None, reason=str(error), search=search)
     quantized = _quantized(sites, weight_bytes(base.model), weight_bytes(model))
+    notes = (*notes, *(note for each in passes for note in each.notes))
     done = Rewritten(model)
     if precision in REWRITTEN:
         done = rewrite(model, costs, quantized_rewrites(), evaluate=evaluate)
     session, loading = session_for(done.model, costs)
     return Build(
         precision, done.model, (*base.records, *records, *done.records), (*base.choices, *done.choices, *loading),
-        quantized, NOTES.get(precision, ()), session, bug=next(iter(done.bugs), None),
+        quantized, notes, session, search=search, bug=next(iter(done.bugs), None),
     )  # fmt: skip
 
 
@@ -90,28 +102,26 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
 def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
     reduce_range = not target.integer_dot
-    first = recurrent(model, reduce_range=reduce_range)
     if not any(node.op_type == "Conv" for node in model.graph):
-        return [*first, QuantizeDynamic(reduce_range=reduce_range)]
+        return [QuantizeDynamic(reduce_range=reduce_range)]
     if recipe.calibration is None:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    data, threads = recipe.calibration, target.threads
-    ranges = calibrate(model, data.batches(), tensors_to_calibrate(model), threads=threads)
-    means = channel_means(model, data.batches(), channels_to_average(model), threads=threads)
-    plain = QuantizeStatic(ranges=ranges, reduce_range=reduce_range)
-    return [*first, closest(model, [plain, replace(plain, correct_bias=True, means=means)], data, threads=threads)]
+    apart = SplitConvResidual()
+    apart(model)  # before it is calibrated; the pass is listed, and then finds nothing left to do
+    static = static_int8(model, recipe, recipe.calibration, reduce_range=reduce_range, threads=target.threads)
+    return [apart, static]
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
-    "fp16": lambda _model, _recipe, _target: [CastFp16()],
-    "bf16": lambda _model, _recipe, _target: [EmulateBf16()],
-    "int8": _int8,
+    "fp16": lambda model, recipe, _target: [fp16(model, recipe)],
+    "bf16": lambda model, recipe, _target: [bf16(model, recipe)],
+    "int8": lambda model, recipe, target: [*recurrent(model, target), *_int8(model, recipe, target)],
     "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
 
-REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4"))
+REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4", "mixed"))
 """Precisions whose graphs hold quantized operators, which have forms to choose from."""
 
 NOTES: Mapping[Precision, tuple[str, ...]] = {
@@ -138,6 +148,14 @@ def pass_entry(record: PassRecord) -> manifest.PassEntry:
 def site_record(site: Site) -> manifest.SiteRecord:
     """Record a site for the manifest."""
     return manifest.SiteRecord(rewrite=site.rewrite, node=site.node, op=site.op, reason=site.reason, ratio=site.ratio)
+
+
+def _again(came: Mapping[str, int]) -> str:
+    found = ", ".join(f"{op} ×{n}" for op, n in list(came.items())[:3])
+    return (
+        f"the model is quantized already ({found}): give the FP32 model it was made from, or compile this one with "
+        "--variants fp32, which keeps its precision and makes it faster where it can"
+    )
 
 
 def _why(sites: Sequence[Site]) -> str:

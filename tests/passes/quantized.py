@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,14 +25,14 @@ def dynamically(model: ir.Model, *, per_channel: bool = True) -> ir.Model:
         return _loaded(result)
 
 
-def statically(model: ir.Model, batches: list[Feeds]) -> ir.Model:
-    """A model as quantize_static leaves it: QDQ, u8 activations, s8 weights a channel."""
+def statically(model: ir.Model, batches: list[Feeds], **options: Any) -> ir.Model:
+    """A model as quantize_static leaves it: QDQ, u8 activations, s8 weights a channel, unless options say otherwise."""
+    usual = {"activation_type": stock.QuantType.QUInt8, "weight_type": stock.QuantType.QInt8, "per_channel": True}
     with TemporaryDirectory() as folder:
         source, result = _saved(model, folder), Path(folder) / "quantized.onnx"
         stock.quantize_static(
-            source, result, _Reader(batches), quant_format=stock.QuantFormat.QDQ, per_channel=True,
-            activation_type=stock.QuantType.QUInt8, weight_type=stock.QuantType.QInt8,
-        )  # fmt: skip
+            source, result, _Reader(batches), quant_format=stock.QuantFormat.QDQ, **{**usual, **options}
+        )
         return _loaded(result)
 
 

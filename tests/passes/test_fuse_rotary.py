@@ -217,6 +217,13 @@ def test_only_the_standard_operator_reads_angles_that_differ_in_the_batch() -> N
     refused(rotary(BY_BATCH), FuseRotary(max_opset=22), reason)
 
 
+def test_a_look_sees_the_model_as_the_rewrite_would_raise_it() -> None:
+    model = rotary(BY_BATCH)
+    before = serialized(model)
+    assert [reason for _, reason in FuseRotary().survey(model)] == [None]
+    assert serialized(model) == before
+
+
 def test_an_opset_in_which_axes_are_attributes() -> None:
     refused(rotary(OPSET_12, opset=12), FuseRotary(), "below opset 13 operators name axes in other ways")
 

@@ -45,6 +45,20 @@ def test_golden_standard_operators() -> None:
     assert "com.microsoft" not in model.opset_imports
 
 
+def test_an_excluded_product_stays_as_it_is() -> None:
+    model = weighted(LINEAR, {"w": W, "b": B})
+    before = serialized(model)
+    assert [s.reason for s in sites(model, QuantizeDynamic(exclude=("node_p",)))] == ["excluded"]
+    assert serialized(model) == before
+
+
+def test_an_excluded_table_stays_as_it_is() -> None:
+    body = "g (int64[n] i, float[8, 4] w) => (float[n, 4] y) { y = Gather(w, i) }"
+    model = weighted(body, {"w": W})
+    options = QuantizeDynamic(exclude=("node_y",), min_elements=1)
+    assert [s.reason for s in sites(model, options)] == ["excluded"]
+
+
 def test_readers_of_one_tensor_share_its_quantization() -> None:
     body = """g (float[n, 8] x, float[8, 4] w, float[8, 4] v) => (float[n, 4] y, float[n, 4] z) {
         y = MatMul(x, w)

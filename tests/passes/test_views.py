@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dlc.passes.views import View, size, sources
 from dlc.types import Array
-from tests.passes.texts import compute, graph
+from tests.passes.texts import annotated, compute, graph
 
 
 def view_of(model: ir.Model) -> View | None:
@@ -64,12 +64,34 @@ def test_operators(body: str, axes: list[int | str | None] | None, fixed: list[i
     assert (None if view is None else list(view.fixed.values())) == fixed
 
 
+@pytest.mark.parametrize(
+    ("result", "body", "axes"),
+    [
+        ("b, 6, 4", "int64[3] t = {1, 1, 1}> { y = Expand(x, t) }", ["b", 6, 4]),
+        ("5, b, 6, 4", "int64[4] t = {5, 1, 1, 1}> { y = Expand(x, t) }", [5, "b", 6, 4]),
+        ("b, 3, 6, 4", "int64[1] u = {1}, int64[4] t = {1, 3, 1, 1}> { a = Unsqueeze(x, u) y = Tile(a, t) }",
+         ["b", 3, 6, 4]),
+        ("b, 12, 4", "int64[3] t = {1, 2, 1}> { y = Tile(x, t) }", None),  # along an axis that has a size
+        ("5, 6, 4", "int64[3] t = {5, 1, 1}> { y = Expand(x, t) }", None),  # b may be 1
+        ("c, 6, 4", "int64[3] t = {2, 1, 1}> { y = Tile(x, t) }", None),
+    ],
+)  # fmt: skip
+def test_copies(result: str, body: str, axes: list[int | str | None] | None) -> None:
+    view = view_of(annotated(f"g (float[b, 6, 4] x) => (float[{result}] y) <{body}"))
+    assert (None if view is None else [size(a) for a in view.axes]) == axes
+    assert view is None or sum(len(view.copies(a)) for a in view.axes) == len(
+        {size(a) for a in view.axes} - {"b", 6, 4}
+    )
+
+
 def moved(view: View, x: Array) -> Array:
-    """Do at once what a view says: split all factors, select, order, merge."""
+    """Do at once what a view says: split all factors, select, copy, order, merge."""
     factors = [f for axis in view.source for f in axis]
     whole = x.reshape([int(str(f.size)) for f in factors])
     taken = whole[tuple(view.fixed.get(f, slice(None)) for f in factors)]
-    left = [f for f in factors if f not in view.fixed]
+    copies = [f for axis in view.axes for f in view.copies(axis)]
+    taken = np.broadcast_to(taken, [*(int(str(f.size)) for f in copies), *taken.shape])
+    left = [*copies, *(f for f in factors if f not in view.fixed)]
     order = [left.index(f) for axis in view.axes for f in axis]
     return taken.transpose(order).reshape([int(str(size(axis))) for axis in view.axes])
 
@@ -102,7 +124,8 @@ def test_a_view_says_what_the_operators_do(data: st.DataObject) -> None:
 def drawn(data: st.DataObject, value: ir.Value, x: Array, step: int) -> tuple[ir.Node, Array | None, Array]:
     """Draw one operator on a value that holds ``x``; return it, its operand, and what it gives."""
     rank, name = x.ndim, f"v{step}"
-    kind = data.draw(st.sampled_from(["Transpose", "Reshape", "Gather"] if rank > 1 else ["Transpose", "Reshape"]))
+    kinds = ["Transpose", "Reshape", *(["Gather"] if rank > 1 else []), *(["Expand", "Tile"] if 1 in x.shape else [])]
+    kind = data.draw(st.sampled_from(kinds))
     if kind == "Transpose":
         perm = data.draw(st.permutations(range(rank)))
         return _node(kind, [value], name, perm=list(perm)), None, x.transpose(perm)
@@ -110,6 +133,9 @@ def drawn(data: st.DataObject, value: ir.Value, x: Array, step: int) -> tuple[ir
         axis = data.draw(st.integers(0, rank - 1))
         index = np.array(data.draw(st.integers(0, x.shape[axis] - 1)), np.int64)
         return _node(kind, [value, _operand(name, index)], name, axis=axis), index, x.take(int(index), axis)
+    if kind in ("Expand", "Tile"):
+        copies = np.array([2 if i == x.shape.index(1) else 1 for i in range(rank)], np.int64)
+        return _node(kind, [value, _operand(name, copies)], name), copies, np.tile(x, copies)
     at = data.draw(st.integers(0, rank - 1))
     small = next(d for d in (3, 2, 1) if x.shape[at] % d == 0)
     parted = [*x.shape[:at], small, x.shape[at] // small, *x.shape[at + 1 :]]

@@ -6,6 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tests.random_graphs.sketch import Sketch, Tensor
+from tests.random_graphs.tokens import hard_swish, silu
 
 
 def channels(x: Tensor) -> int:
@@ -109,6 +110,31 @@ def group_norm(g: Sketch, x: Tensor) -> Tensor:
     return Tensor(g.either("Add", y, g.weight(c, 1, 1)) if g.chance(0.8) else y, x.dims)
 
 
+def instance_norm(g: Sketch, x: Tensor) -> Tensor:
+    """Normalise each channel, written out, then scale and shift it."""
+    c, axes = channels(x), g.pick((2, 3), (-2, -1), (2, 3))
+    d = g.op("Sub", x.value, g.mean(x.value, *axes))
+    squared = g.op("Pow", d, g.number(2)) if g.chance(0.5) else g.op("Mul", d, d)
+    root = g.op("Sqrt", g.either("Add", g.mean(squared, *axes), g.number(1e-5)))
+    y = g.op("Div", d, root) if g.chance(0.7) else g.either("Mul", d, g.op("Reciprocal", root))
+    y = g.either("Mul", y, g.weight(c, 1, 1, positive=True)) if g.chance(0.8) else y
+    return Tensor(g.either("Add", y, g.weight(1, c, 1, 1)) if g.chance(0.8) else y, x.dims)
+
+
+def tracked(g: Sketch, x: Tensor) -> Tensor:
+    """Instance normalisation by statistics that were tracked: batch normalisation of a batch laid out as channels."""
+    c, shape = channels(x), g.op("Shape", x.value)
+    count = g.op("Slice", shape, g.ints(0), g.ints(1), g.ints(0))
+    once = [g.weight(c, positive=True), g.weight(c), g.weight(c), g.weight(c, positive=True)]
+    tiled = [g.op("Tile", v, count) for v in once]
+    flat = g.op("Reshape", x.value, g.ints(1, -1, *(d for d in x.dims[2:] if isinstance(d, int))))
+    y = g.op("BatchNormalization", flat, *tiled, epsilon=1e-5)
+    return Tensor(
+        g.op("Reshape", y, shape if g.chance(0.5) else g.ints(-1, *(d for d in x.dims[1:] if isinstance(d, int)))),
+        x.dims,
+    )
+
+
 def shortcut(g: Sketch, x: Tensor) -> Tensor:
     """Convolve, add the input again, activate."""
     c = channels(x)
@@ -128,5 +154,6 @@ def channels_last(g: Sketch, x: Tensor) -> Tensor:
 
 
 IMAGES = (
-    convolution, convolution, convolution, pool, padded_once, padded_once, excite, channels_last, group_norm, shortcut,
+    convolution, convolution, convolution, pool, padded_once, padded_once, excite, channels_last, group_norm,
+    group_norm, instance_norm, tracked, shortcut, silu, hard_swish,
 )  # fmt: skip

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from tests.random_graphs.attention import attention
+from tests.random_graphs.attention import ATTENTION
 from tests.random_graphs.shapes import grid
 from tests.random_graphs.sketch import Sketch, Tensor
 from tests.random_graphs.tokens import graph
 
-WHOLE = (attention, grid)
+WHOLE = (*ATTENTION, grid)
 """Families that need every axis."""
 Family = Callable[[Sketch, Tensor], Tensor]
 

@@ -15,6 +15,7 @@ from dlc.types import Array
 Size = int | str
 Dims = tuple[Size, ...]
 _T = TypeVar("_T")
+MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Fed:
 class Sketch:
     """Draws one graph. ``wild``: how often a weight or a value is unusual. ``outer``: the graph around a subgraph.
 
-    ``closed``: a function body, which sees no value from outside.
+    ``closed``: a function body, which sees no value from outside. ``imports``: operator sets beside that of onnx.
     """
 
     rng: np.random.Generator
@@ -51,6 +52,7 @@ class Sketch:
     initializers: list[ir.Value] = field(default_factory=list)
     outputs: list[ir.Value] = field(default_factory=list)
     functions: list[ir.Function] = field(default_factory=list)
+    imports: dict[str, int] = field(default_factory=dict)
     count: int = 0
 
     @property
@@ -84,6 +86,13 @@ class Sketch:
         [y] = self.several(op, *inputs, outputs=1, **attributes)
         if self.outer is None and self.chance(self.wild / 4):
             self.outputs.append(self.op("Identity", y) if self.chance(0.5) else y)
+        return y
+
+    def contributed(self, op: str, *inputs: ir.Value | None, shape: Dims) -> ir.Value:
+        """Write an operator of ONNX Runtime's own, of which onnx infers no shape; it gives FLOAT."""
+        self.root.imports[MICROSOFT] = 1
+        y = ir.Value(name=self.name(op.lower()), type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(shape))
+        self.nodes.append(ir.Node(MICROSOFT, op, list(inputs), outputs=[y], name=self.name(f"node_{op}")))
         return y
 
     def several(self, op: str, *inputs: ir.Value | None, outputs: int, **attributes: Any) -> Sequence[ir.Value]:

@@ -74,13 +74,7 @@ def gelu(g: Sketch, x: Tensor) -> Tensor:
 def activation(g: Sketch, x: Tensor) -> Tensor:
     """An activation function, written out."""
     v = x.value
-    kind = g.pick("silu", "hard swish", "relu", "tanh gelu", "softplus", "leaky")
-    if kind == "silu":
-        return Tensor(g.either("Mul", v, g.op("Sigmoid", v)), x.dims)
-    if kind == "hard swish":
-        c = [g.array(np.array(n, g.dtype.numpy())) for n in (0, 6)]
-        clipped = g.op("Clip", g.either("Add", v, g.number(3)), *c)
-        return Tensor(g.op("Div", g.either("Mul", v, clipped), g.number(6)), x.dims)
+    kind = g.pick("relu", "tanh gelu", "softplus", "leaky")
     if kind == "tanh gelu":
         cube = g.op("Mul", g.op("Mul", v, v), v)
         inner = g.op("Mul", g.op("Add", v, g.op("Mul", cube, g.number(0.044715))), g.number(math.sqrt(2 / math.pi)))
@@ -88,6 +82,24 @@ def activation(g: Sketch, x: Tensor) -> Tensor:
     if kind == "softplus":
         return Tensor(g.op("Log", g.op("Add", g.op("Exp", v), g.number(1))), x.dims)
     return Tensor(g.op("Relu", g.op("Relu", v)) if kind == "relu" else g.op("LeakyRelu", v, alpha=0.1), x.dims)
+
+
+def silu(g: Sketch, x: Tensor) -> Tensor:
+    """SiLU, or with a factor in the sigmoid the quick form of Gelu."""
+    v = x.value
+    inner = g.either("Mul", v, g.number(1.702)) if g.chance(0.4) else v
+    return Tensor(g.either("Mul", v, g.op("Sigmoid", inner)), x.dims)
+
+
+def hard_swish(g: Sketch, x: Tensor) -> Tensor:
+    """HardSwish or HardSigmoid, written out, or the former in terms of the latter."""
+    v = x.value
+    if g.chance(0.2):
+        return Tensor(g.either("Mul", v, g.op("HardSigmoid", v, alpha=1 / 6, beta=0.5)), x.dims)
+    ends = [g.array(np.array(n, g.dtype.numpy())) for n in (0, 6)]
+    y = g.op("Clip", g.either("Add", v, g.number(3)), *ends)
+    y = g.either("Mul", v, y) if g.chance(0.7) else y
+    return Tensor(g.op("Div", y, g.number(6)) if g.chance(0.6) else g.either("Mul", y, g.number(1 / 6)), x.dims)
 
 
 def softmax(g: Sketch, x: Tensor) -> Tensor:
@@ -150,12 +162,12 @@ def neutral(g: Sketch, x: Tensor) -> Tensor:
 
 def graph(g: Sketch, inputs: list[ir.Value], outputs: list[ir.Value], name: str | None = None) -> ir.Graph:
     """Finish a subgraph, or the body of a function, which states its operator sets."""
-    return ir.Graph(
-        inputs, outputs, nodes=g.nodes, name=name or g.name("body"), opset_imports={"": g.opset} if g.closed else None
-    )
+    imports = {"": g.opset, **g.root.imports} if g.closed else None
+    return ir.Graph(inputs, outputs, nodes=g.nodes, name=name or g.name("body"), opset_imports=imports)
 
 
 TOKENS = (
-    linear, linear, layer_norm, layer_norm, layer_norm, layer_norm, rms_norm, gelu, gelu, activation, softmax, repeated,
+    linear, linear, layer_norm, layer_norm, layer_norm, layer_norm, rms_norm, gelu, gelu, silu, hard_swish, activation,
+    softmax, repeated,
     rotary, neutral,
 )  # fmt: skip

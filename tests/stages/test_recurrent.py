@@ -11,6 +11,7 @@ from dlc.passes.base import Site, weight_bytes
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.pipeline import PassRecord
 from dlc.stages.recurrent import outcomes, recurrent
+from dlc.target import detect
 from dlc.types import Array, Feeds
 from tests.passes.texts import compute
 from tests.passes.weights import sqnr, weighted
@@ -40,7 +41,7 @@ def model(op: str, gates: int) -> ir.Model:
 def test_each_operator_takes_the_form_that_has_a_kernel(op: str, gates: int) -> None:
     before = model(op, gates)
     after = before.clone()
-    records = pipeline.run(after, [*recurrent(after, reduce_range=False), QuantizeDynamic()])
+    records = pipeline.run(after, [*recurrent(after, detect()), QuantizeDynamic()])
     converted = {s.op: s.reason for s in outcomes(records) if s.applied}
     assert converted == {"MatMul": None, op: None}
     kinds = {n.op_type for n in after.graph}
@@ -57,7 +58,7 @@ def test_nothing_recurrent_needs_no_pass() -> None:
     plain = weighted(
         f"g (float[n, {K}] x, float[{K}, {K}] m) => (float[n, {K}] y) {{ y = MatMul(x, m) }}", {"m": random(K, K)}
     )
-    assert recurrent(plain, reduce_range=False) == []
+    assert recurrent(plain, detect()) == []
 
 
 def test_a_small_gru_is_left_and_the_rest_is_quantized() -> None:
@@ -69,7 +70,7 @@ def test_a_small_gru_is_left_and_the_rest_is_quantized() -> None:
         }}""",
         {"m": random(K, 2), "w": random(1, 6, 2), "r": random(1, 6, 2)},
     )
-    records = pipeline.run(small, [*recurrent(small, reduce_range=False), QuantizeDynamic()])
+    records = pipeline.run(small, [*recurrent(small, detect()), QuantizeDynamic()])
     assert {s.op: s.reason for s in outcomes(records)} == {
         "GRU": "weight has 12 elements, fewer than min_elements=512", "MatMul": None
     }  # fmt: skip

@@ -23,14 +23,14 @@ from dlc.passes.rewrite import Rewrite
 
 
 @dataclass(frozen=True)
-class ConvolveGemm(Rewrite):
+class ConvolveLinear(Rewrite):
     """Gemm after a Reshape or Flatten of [n, C, 1, 1] to [n, C] becomes Conv and Flatten.
 
     Not applied if x has another shape or is no FLOAT, if the Gemm transposes its input, or if weight or bias are not
     constants of its own, one bias a channel.
     """
 
-    name: ClassVar[str] = "convolve-gemm"
+    name: ClassVar[str] = "convolve-linear"
 
     def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
         """Return each Gemm that reads a Reshape or Flatten."""

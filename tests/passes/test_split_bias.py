@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dlc.interface import Interface
 from dlc.passes.fuse_gemm import FuseGemm
-from dlc.passes.split_gemm import SplitGemm
+from dlc.passes.split_bias import SplitBias
 from dlc.tolerance import EPS32, distance, reassociation
 from tests.passes.exported import EXPORTERS
 from tests.passes.texts import compute, expected, graph, serialized, sites, text
@@ -36,7 +36,7 @@ def named(body: str) -> ir.Model:
 
 def test_golden() -> None:
     model = named(GEMM)
-    [site] = sites(model, SplitGemm())
+    [site] = sites(model, SplitBias())
     assert (site.reason, site.before, len(site.after)) == (None, ("node_y",), 2)
     assert text(model) == expected("""
         node_y.product = MatMul(x, node_y.weight)
@@ -47,7 +47,7 @@ def test_golden() -> None:
 
 def test_golden_without_bias() -> None:
     model = named(GEMM.replace("(x, w, b)", "(x, w)").replace(", float[3] b = {1, 2, 3}", ""))
-    assert [s.reason for s in sites(model, SplitGemm())] == [None]
+    assert [s.reason for s in sites(model, SplitBias())] == [None]
     assert text(model) == expected("""
         y = MatMul(x, node_y.weight)
         node_y.weight: [2,3]""")
@@ -55,7 +55,7 @@ def test_golden_without_bias() -> None:
 
 def test_golden_views() -> None:
     model = named(VIEWS)
-    [site] = sites(model, SplitGemm())
+    [site] = sites(model, SplitBias())
     assert set(site.before) == {"node_f", "node_p", "node_y"}
     assert text(model) == expected("""
         node_p.product = MatMul(x, node_p.weight)
@@ -69,7 +69,7 @@ def test_golden_views_of_a_computed_shape() -> None:
         "y = Reshape", "l = Shape<end = -1>(x)\n t = Concat<axis = 0>(l, c)\n y = Reshape"
     )  # fmt: skip
     model = named(body)
-    assert [s.reason for s in sites(model, SplitGemm())] == [None]
+    assert [s.reason for s in sites(model, SplitBias())] == [None]
     assert [n.op_type for n in model.graph] == ["MatMul", "Add"]
 
 
@@ -90,7 +90,7 @@ OTHER_VIEWS = {
 def test_other_views_stay(case: str) -> None:
     model = ir.from_onnx_text(f'<ir_version: 10, opset_import: ["" : 20]>\n{OTHER_VIEWS[case]}')
     views = [n.op_type for n in model.graph if n.op_type != "Gemm"]
-    assert [s.reason for s in sites(model, SplitGemm())] == [None]
+    assert [s.reason for s in sites(model, SplitBias())] == [None]
     assert [n.op_type for n in model.graph if n.op_type not in ("MatMul", "Sum")] == views
 
 
@@ -110,7 +110,7 @@ GUARDS = {
 def test_guard(reason: str) -> None:
     model = graph(GUARDS[reason])
     before = serialized(model)
-    assert [s.reason for s in sites(model, SplitGemm())] == [reason]
+    assert [s.reason for s in sites(model, SplitBias())] == [reason]
     assert serialized(model) == before
 
 
@@ -133,28 +133,28 @@ def test_properties(size: tuple[int, int, int], bias: bool, transposed: bool, vi
     model = weighted(f"g (float[{lead}, {depth}] x, {inputs}) => (float[{lead}, {columns}] y) {{ {body} }}", weights)
     feeds = {"x": rng.uniform(-1, 1, (rows, *([3] if views else []), depth)).astype(np.float32)}
     before, interface = compute(model, feeds)["y"], Interface.of(model)
-    assert [s.reason for s in sites(model, SplitGemm())] == [None]
+    assert [s.reason for s in sites(model, SplitBias())] == [None]
     assert Interface.of(model) == interface
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     after = compute(model, feeds)["y"]
     assert after.shape == before.shape
     # Two orders of one sum of depth terms of at most 1/2 and one of at most 3/2; weight and bias are rounded once more.
     assert np.abs(after - before).max(initial=0.0) <= 2 * (depth + 3) ** 2 * EPS32
-    assert sites(model, SplitGemm()) == ()
+    assert sites(model, SplitBias()) == ()
 
 
 def test_there_and_back_is_one_round() -> None:
     """Split, then fuse: a second round of both gives the same graph."""
     model = named(VIEWS)
     for _ in range(2):
-        sites(model, SplitGemm())
+        sites(model, SplitBias())
         sites(model, FuseGemm())
     ops = [n.op_type for n in model.graph]
-    for each in (SplitGemm(), FuseGemm()):
+    for each in (SplitBias(), FuseGemm()):
         sites(model, each)
     assert [n.op_type for n in model.graph] == ops == ["Reshape", "Gemm", "Reshape"]
     flat = named(GEMM)
-    for each in (SplitGemm(), FuseGemm(), SplitGemm()):
+    for each in (SplitBias(), FuseGemm(), SplitBias()):
         sites(flat, each)
     assert [n.op_type for n in flat.graph] == ["MatMul", "Sum"]
 
@@ -177,6 +177,6 @@ def test_real_module(exporter: str) -> None:
     example = torch.randn(2, 5, 8)
     model = EXPORTERS[exporter](Addmm().eval(), example)
     before = compute(model, {"x": example.numpy()})
-    assert [s.reason for s in sites(model, SplitGemm())] == [None]
+    assert [s.reason for s in sites(model, SplitBias())] == [None]
     assert [n.op_type for n in model.graph] == ["MatMul", "Add", "Relu"]
     assert distance(compute(model, {"x": example.numpy()}), before)[0] <= reassociation(model)

@@ -30,14 +30,14 @@ WEIGHT, SCALE, ZERO, BIAS = 1, 3, 5, 6
 
 
 @dataclass(frozen=True)
-class SplitIntegerMatMul(Rewrite):
+class UnpackIntegerProducts(Rewrite):
     """MatMulIntegerToFloat and a Split of its columns become one MatMulIntegerToFloat a part.
 
     Not applied if the product has another reader or is a graph output, if the Split is along another axis, if its sizes
     do not add up to the columns, or if weight, scale, zero point or bias is not constant. Sites are the Splits.
     """
 
-    name: ClassVar[str] = "split-integer-matmul"
+    name: ClassVar[str] = "unpack-integer-products"
 
     def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
         """Return each Split of an integer product."""

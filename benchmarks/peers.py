@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import tempfile
 import venv
@@ -18,7 +19,7 @@ from dlc.types import Array, Feeds, Nanoseconds
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = ROOT / "build" / "openvino-environment"
 PACKAGES = ("openvino==2026.4.1", "nncf==3.4.0")
-WORKER = Path(__file__).with_name("openvino_worker.py")
+WORKER = Path(__file__).with_name("peers_worker.py")
 
 
 class OpenVino:
@@ -31,7 +32,7 @@ class OpenVino:
         self._folder = tempfile.TemporaryDirectory(prefix="dlc-openvino-")
         self._process = subprocess.Popen(
             [_environment() / "bin" / "python", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            stderr=(Path(self._folder.name) / "log").open("w"),
+            stderr=(Path(self._folder.name) / "log").open("w"), env=_apart(),
         )  # fmt: skip
         return self
 
@@ -76,6 +77,11 @@ def _environment() -> Path:
     """Install OpenVINO and NNCF, the first time."""
     if not (ENVIRONMENT / "complete").exists():
         venv.create(ENVIRONMENT, with_pip=True, clear=True)
-        subprocess.run([ENVIRONMENT / "bin" / "pip", "install", "--quiet", *PACKAGES], check=True)
+        subprocess.run([ENVIRONMENT / "bin" / "pip", "install", "--quiet", *PACKAGES], check=True, env=_apart())
         (ENVIRONMENT / "complete").touch()
     return ENVIRONMENT
+
+
+def _apart() -> dict[str, str]:
+    """Return what the process sees of the environment: no path to packages of this one."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -1,4 +1,4 @@
-"""Runs in an environment that holds OpenVINO and NNCF: quantizes and times models for ``benchmarks.openvino``.
+"""Runs in an environment that holds OpenVINO and NNCF: quantizes and times models for ``benchmarks.peers``.
 
 Reads one JSON request a line from standard input, writes one JSON answer a line. It imports nothing of dlc.
 """

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dlc import pipeline
 from dlc.interface import Interface
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.split_integer_matmul import SplitIntegerMatMul
+from dlc.passes.unpack_integer_products import UnpackIntegerProducts
 from tests.passes.exported import EXPORTERS
 from tests.passes.quantized import seeded
 from tests.passes.texts import compute, expected, serialized, sites, text
@@ -38,7 +38,7 @@ def packed(body: str = PACKED, shape: bool = True) -> ir.Model:
 def test_golden() -> None:
     model = packed()
     before, interface = compute(model, X), Interface.of(model)
-    assert [s.reason for s in sites(model, SplitIntegerMatMul())] == [None]
+    assert [s.reason for s in sites(model, UnpackIntegerProducts())] == [None]
     assert text(model) == expected("""
         q, t, u = DynamicQuantizeLinear(x)
         y = MatMulIntegerToFloat(q, w.0, t, s.0, u, , b.0)
@@ -64,7 +64,7 @@ EQUAL = (PACKED.replace("4, 3] w = {1, -2, 3, -4, 5, -6, 7, -8, 9, 1, 2, 3}", "4
 def test_parts_of_one_size_share_one_scale(split: str) -> None:
     model = packed(EQUAL.replace("<axis = 1>(p, sizes)", split).replace("u, , b", "u, zero, b"))
     before = compute(model, X)
-    assert [s.reason for s in sites(model, SplitIntegerMatMul())] == [None]
+    assert [s.reason for s in sites(model, UnpackIntegerProducts())] == [None]
     after = compute(model, X)
     assert all(np.array_equal(after[k], before[k]) for k in before)
 
@@ -96,12 +96,12 @@ GUARDS = [
 def test_guard(reason: str, body: str) -> None:
     model = packed(body)
     before = serialized(model)
-    assert [s.reason for s in sites(model, SplitIntegerMatMul())] == [reason]
+    assert [s.reason for s in sites(model, UnpackIntegerProducts())] == [reason]
     assert serialized(model) == before
 
 
 def test_an_axis_counted_from_the_front_needs_the_rank() -> None:
-    assert [s.reason for s in sites(packed(shape=False), SplitIntegerMatMul())] == [AXIS]
+    assert [s.reason for s in sites(packed(shape=False), UnpackIntegerProducts())] == [AXIS]
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -125,12 +125,12 @@ def test_the_numbers_stay_exactly(rows: int, k: int, sizes: list[int], bias: boo
     model = packed(body, shape=False)
     feeds = {"x": rng.standard_normal((rows, k)).astype(np.float32)}
     before, interface = compute(model, feeds), Interface.of(model)
-    (record,) = pipeline.run(model, [SplitIntegerMatMul()])
+    (record,) = pipeline.run(model, [UnpackIntegerProducts()])
     assert [s.reason for s in record.sites] == [None]
     assert Interface.of(model) == interface
     after = compute(model, feeds)
     assert all(np.array_equal(after[name], before[name]) for name in before)
-    assert not pipeline.run(model, [SplitIntegerMatMul()])[0].modified
+    assert not pipeline.run(model, [UnpackIntegerProducts()])[0].modified
 
 
 class Packed(torch.nn.Module):
@@ -152,6 +152,6 @@ def test_real_model(exporter: str) -> None:
     model, feeds = EXPORTERS[exporter](Packed().eval(), torch.randn(2, 5, 16)), seeded((2, 5, 16))
     pipeline.run(model, [QuantizeDynamic()])
     before = compute(model, feeds)["y"]
-    assert [s.reason for s in sites(model, SplitIntegerMatMul())] == [None]
+    assert [s.reason for s in sites(model, UnpackIntegerProducts())] == [None]
     assert sum(n.op_type == "MatMulIntegerToFloat" for n in model.graph) == 3
     assert np.array_equal(compute(model, feeds)["y"], before)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from dlc.export import export
 from dlc.interface import Interface
 from dlc.models import digits_cnn
-from dlc.passes.convolve_gemm import ConvolveGemm
+from dlc.passes.convolve_linear import ConvolveLinear
 from dlc.passes.pool_mean import PoolMean
 from dlc.tolerance import distance, reassociation
 from tests.passes.texts import compute, expected, graph, serialized, sites, text
@@ -23,7 +23,7 @@ GEMM = """g (float[n, 2, 1, 1] x) => (float[n, 3] y) <float[3, 2] w = {1, 2, 3, 
 def test_golden() -> None:
     model = graph(GEMM)
     list(model.graph)[1].name = "gemm"
-    assert [s.reason for s in sites(model, ConvolveGemm())] == [None]
+    assert [s.reason for s in sites(model, ConvolveLinear())] == [None]
     assert text(model) == expected("""
         gemm.conv = Conv(x, gemm.kernel, gemm.offset)
         y = Flatten(gemm.conv)
@@ -37,7 +37,7 @@ def test_golden_reshape_without_bias() -> None:
     )  # fmt: skip
     model = graph(body)
     list(model.graph)[1].name = "gemm"
-    assert [s.reason for s in sites(model, ConvolveGemm())] == [None]
+    assert [s.reason for s in sites(model, ConvolveLinear())] == [None]
     assert text(model) == expected("""
         gemm.conv = Conv(x, gemm.kernel)
         y = Flatten(gemm.conv)
@@ -62,7 +62,7 @@ GUARDS = {
 def test_guard(reason: str) -> None:
     model = graph(GUARDS[reason])
     before = serialized(model)
-    assert [s.reason for s in sites(model, ConvolveGemm())] == [reason]
+    assert [s.reason for s in sites(model, ConvolveLinear())] == [reason]
     assert serialized(model) == before
 
 
@@ -72,7 +72,7 @@ def test_a_flattening_of_other_rows_is_a_guard() -> None:
         r = Reshape(x, s)
         y = Gemm<transB = 1>(r, w, b)
     }"""
-    assert [s.reason for s in sites(graph(body), ConvolveGemm())] == ["what is flattened is not [n, C, 1, 1]"]
+    assert [s.reason for s in sites(graph(body), ConvolveLinear())] == ["what is flattened is not [n, C, 1, 1]"]
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
@@ -89,7 +89,7 @@ def test_properties(batch: int, channels: int, classes: int, transposed: bool, s
     model = weighted(body, weights)
     x = {"x": rng.standard_normal((batch, channels, 1, 1)).astype(np.float32)}
     before, interface = compute(model, x), Interface.of(model)
-    assert [s.reason for s in sites(model, ConvolveGemm())] == [None]
+    assert [s.reason for s in sites(model, ConvolveLinear())] == [None]
     assert Interface.of(model) == interface
     after = compute(model, x)["y"]
     # Each sum has `channels` products and a bias: its order changes it by n·eps of the sum of magnitudes.
@@ -97,7 +97,7 @@ def test_properties(batch: int, channels: int, classes: int, transposed: bool, s
         weights["b"]
     )
     assert (np.abs(after - before["y"]) <= 4 * (channels + 2) * np.finfo(np.float32).eps * magnitude).all()
-    assert sites(model, ConvolveGemm()) == ()
+    assert sites(model, ConvolveLinear()) == ()
 
 
 def test_real_model() -> None:
@@ -105,5 +105,5 @@ def test_real_model() -> None:
     x = {"image": np.random.default_rng(0).uniform(0, 1, (5, 1, 8, 8)).astype(np.float32)}
     before = compute(model, x)
     sites(model, PoolMean())
-    assert [s.reason for s in sites(model, ConvolveGemm())] == [None]
+    assert [s.reason for s in sites(model, ConvolveLinear())] == [None]
     assert distance(compute(model, x), before)[0] <= reassociation(model)

@@ -27,13 +27,13 @@ from dlc.types import Array
 
 
 @dataclass(frozen=True)
-class SplitGemm(Rewrite):
+class SplitBias(Rewrite):
     """Gemm becomes MatMul and Sum, or MatMul and Add in the place of the views around it as well.
 
     Not applied if weight or bias are not constants of its own, one bias a column, or if x is read transposed.
     """
 
-    name: ClassVar[str] = "split-gemm"
+    name: ClassVar[str] = "split-bias"
 
     def candidates(self, graph: ir.Graph) -> Iterable[ir.Node]:
         """Return each Gemm."""

@@ -1,0 +1,76 @@
+"""Static int8: from calibration data to the pass, by the method that the recipe names or the best."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+
+from dlc.calibrate import Calibrated
+from dlc.calibration_cache import remembered
+from dlc.data import DataSummary
+from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
+from dlc.progress import Progress, track
+from dlc.recipe import Dataset, Recipe
+from dlc.report.numbers import shorten
+from dlc.stages.recovering import closest
+from dlc.types import Feeds
+
+FEW = 32
+"""Examples below which a range hangs on too few of them to be trusted without a look at the task."""
+NAMED = 3
+
+
+def static_int8(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range: bool, threads: int) -> QuantizeStatic:
+    """Calibrate, and return the form that comes closest to the model: which method, biases corrected or not."""
+    found = remembered(
+        model, data.batches, tensors_to_calibrate(model), channels_to_average(model),
+        options=recipe.calibrate, threads=threads,
+    )  # fmt: skip
+    means = {name: np.array(mean) for name, mean in found.means.items()}
+    plain = [
+        QuantizeStatic(ranges=ranges, method=method, reduce_range=reduce_range, notes=remarks(found))
+        for method, ranges in found.ranges.items()
+    ]
+    cut = plain[0] if len(plain) == 1 else closest(model, plain, data, threads=threads)
+    return closest(model, [cut, replace(cut, correct_bias=True, means=means)], data, threads=threads)
+
+
+def watched(recipe: Recipe, batches: int, progress: Progress) -> Recipe:
+    """Return the same recipe; each run over its calibration data is a stage of its own."""
+    if (data := recipe.calibration) is None:
+        return recipe
+
+    def read() -> Iterator[Feeds]:
+        progress.stage(f"run {data.name}", batches)
+        yield from track(progress, data.batches())
+        progress.stage("build")
+
+    return replace(recipe, calibration=replace(data, batches=read))
+
+
+def remarks(found: Calibrated) -> tuple[str, ...]:
+    """Say what the user should know of a calibration."""
+    said: list[str] = []
+    if found.runs > 1:
+        said.append(f"calibrated in {found.runs} runs over the data, to stay within max_ram")
+    if found.constant:
+        shown = ", ".join(f"{shorten(n)} = {v:g}" for n, v in list(found.constant.items())[:NAMED])
+        more = f" and {len(found.constant) - NAMED} more" if len(found.constant) > NAMED else ""
+        said.append(
+            f"never changes on the calibration data: {shown}{more}; other values will be clipped to that: "
+            "is the data what the model will see?"
+        )
+    return tuple(said)
+
+
+def too_few(found: DataSummary) -> str | None:
+    """Warn of a calibration set that is too small."""
+    if found.examples >= FEW:
+        return None
+    return (
+        f"only {found.examples} calibration examples: ranges hang on each of them; "
+        f"give {FEW} or more, drawn as the model will see them"
+    )
