@@ -20,6 +20,7 @@ from dlc.errors import RecipeError
         ({"max_latency_ratio": float("nan")}, "max_latency_ratio"),
         ({"max_size_ratio": -1}, "write 0.5"),
         ({"max_drop": -0.3}, "write 0.3"),
+        ({"agreement": 99}, "agreement=99"),
     ],
 )
 def test_gates(gates: dict[str, float], says: str) -> None:

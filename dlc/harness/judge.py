@@ -76,6 +76,8 @@ def _quality(
     if fault is not None:
         yield Finding("fail", fault)
     elif accuracy is not None:
+        if agreement is not None and gates.agreement is not None:
+            yield _agreement(agreement, gates.agreement)
         if gates.max_drop is not None:
             yield _drop(accuracy, gates.max_drop)
             return
@@ -83,12 +85,17 @@ def _quality(
         if (blind := _blind_spot(accuracy)) > 1 - gates.retention:
             yield Finding(None, f"on {accuracy.examples} examples a loss of {100 * blind:.1f} % could go unseen")
     elif agreement is not None:
-        status: Status = "pass" if agreement.cosine >= gates.cosine else "fail"
-        text = f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {gates.cosine:g}"
-        yield Finding(status, text)
+        yield _agreement(agreement, gates.cosine)
         yield Finding(None, "no labels: the task's metric was not measured")
     else:
         yield Finding("inconclusive", "no data: neither the task's metric nor agreement with FP32 was measured")
+
+
+def _agreement(agreement: Agreement, gate: float) -> Finding:
+    status: Status = "pass" if agreement.cosine >= gate else "fail"
+    return Finding(
+        status, f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {gate:g}"
+    )
 
 
 def _retention(accuracy: Accuracy, gate: float) -> Finding:

@@ -75,6 +75,7 @@ def gate_lines(manifest: Manifest) -> list[str]:
     texts = {
         "retention": "keep at least {} of FP32's task metric",
         "cosine": "where no metric can be computed: mean cosine similarity to FP32's outputs of at least {}",
+        "agreement": "mean cosine similarity to FP32's outputs of at least {}, beside the task metric",
         "max_drop": "task metric at most {} behind FP32's, in its unit",
         "max_latency_ratio": "latency at most {}× of FP32",
         "max_size_ratio": "size at most {}× of FP32",

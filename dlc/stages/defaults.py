@@ -51,11 +51,14 @@ def rewrites(
 
 
 def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
-    """Those that fold a factor come after those that look for it, those that change a product's form last."""
+    """Those that fold a factor come after those that look for it, those that change a product's form last.
+
+    Norms come before ``pool-mean``: of [b, t, d] the mean over d is one over all spatial axes too.
+    """
     return (
         UntileStatistics(), FuseInstanceNorm(), FuseGroupNorm(),
-        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveLinear(), SplitBias(), CancelTransposes(),
-        FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
+        FuseLayerNorm(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
+        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveLinear(), SplitBias(), CancelTransposes(), SplitResidual(),
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
         FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
         FuseAttention(max_opset=min(opset, FuseAttention.max_opset), invariants=invariants),

@@ -238,3 +238,13 @@ def test_a_distance_in_the_metrics_unit_may_be_the_gate(limit: float, status: St
         f"{status}: top1 97.51 falls 0.490 behind FP32 [0.098, 0.882], at most {limit:g}"
     )
     assert not any("keeps" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(("least", "status"), [(None, "pass"), (0.999, "pass"), (0.9991, "fail")])
+@pytest.mark.parametrize("drop", [None, 0.9])
+def test_agreement_may_be_a_gate_beside_the_metric(least: float | None, status: Status, drop: float | None) -> None:
+    found = verdict(gates=replace(GATES, agreement=least, max_drop=drop), accuracy=scored(0.991, 0.995, 0.999))
+    assert found.status == status
+    line = f"{status}: cosine 0.99900 with FP32 on 599 examples, at least {least:g}" if least else None
+    assert [r for r in found.reasons if "cosine" in r] == ([line] if line else [])
+    assert any("top1" in reason for reason in found.reasons)
