@@ -8,6 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from dlc.passes.emit import Emitter
+from dlc.passes.raise_opset import raisable
 from dlc.passes.weighted import label
 
 
@@ -18,6 +19,7 @@ class Edit(Emitter):
         self.model = model
         super().__init__(graph, taken)
         self._shared: dict[Hashable, ir.Value] = {}
+        self._raisable: dict[int, bool] = {}
         self.begin()
 
     def begin(self) -> None:
@@ -106,6 +108,12 @@ class Edit(Emitter):
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
+
+    def raisable(self, opset: int) -> bool:
+        """Whether the model may be raised to an opset, if it is not there; the model is searched once."""
+        if opset not in self._raisable:
+            self._raisable[opset] = raisable(self.model, opset)
+        return self._raisable[opset]
 
     def require(self, domain: str, version: int = 1) -> None:
         """Import an operator set, if the model does not yet."""

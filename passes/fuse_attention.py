@@ -39,7 +39,7 @@ from dlc.passes.attention_operands import additive, causal, full_rows, hidden, r
 from dlc.passes.base import graphs
 from dlc.passes.edit import Edit
 from dlc.passes.match_attention import Match, find
-from dlc.passes.raise_opset import raisable, raise_opset
+from dlc.passes.raise_opset import raise_opset
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.weighted import label
 from dlc.recipe import Invariant
@@ -93,17 +93,17 @@ class FuseAttention(Rewrite):
             return match
         if self.products:
             return raw_products(edit, match, pack=self.pack)
-        native = self._native(match, edit.model)
+        native = self._native(match, edit)
         if (reason := self._unfit(match, native=native)) is not None:
             return reason
         self._operator(match, edit, native=native)
         return None
 
-    def _native(self, match: Match, model: ir.Model) -> bool:
+    def _native(self, match: Match, edit: Edit) -> bool:
         """Whether to write Attention: in a model that has it, where it fits, and where nothing else reads the heads."""
-        if self.max_opset < ATTENTION or not raisable(model, ATTENTION):
+        if self.max_opset < ATTENTION or not edit.raisable(ATTENTION):
             return False
-        has = model.opset_imports.get("", 1) >= ATTENTION
+        has = edit.model.opset_imports.get("", 1) >= ATTENTION
         return has or match.k.repeats > 1 or self._unfit(match, native=True) is None
 
     def _unfit(self, match: Match, *, native: bool) -> str | None:

@@ -51,14 +51,16 @@ def rewrites(
 
 
 def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
-    """Those that fold a factor come after those that look for it, those that change a product's form last.
+    """Return ours.
 
-    Norms come before ``pool-mean``: of [b, t, d] the mean over d is one over all spatial axes too.
+    Those that fold a factor come after those that look for it, means are pooled when no norm has a use for them, and
+    what changes the form of products comes last.
     """
     return (
         UntileStatistics(), FuseInstanceNorm(), FuseGroupNorm(),
-        FuseLayerNorm(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
-        FoldBatchNorm(), FoldPad(), PoolMean(), ConvolveLinear(), SplitBias(), CancelTransposes(), SplitResidual(),
+        FoldBatchNorm(), FoldPad(), SplitBias(), CancelTransposes(),
+        FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
+        PoolMean(), ConvolveLinear(),
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
         FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
         FuseAttention(max_opset=min(opset, FuseAttention.max_opset), invariants=invariants),

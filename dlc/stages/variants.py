@@ -60,6 +60,7 @@ def build(
     search: manifest.SearchRecord | None = None
     notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
+        apart = [r for r in pipeline.run(model, [SplitConvResidual()], evaluate=evaluate) if r.modified]
         if precision in REWRITTEN and (came := quantized_operators(model)):
             raise Unsupported(_again(came))
         if precision == "mixed":
@@ -69,8 +70,8 @@ def build(
                 return Build(precision, None, reason=mixed.reason, search=search)
         else:
             passes = PASSES_OF[precision](model, recipe, costs.target)
-        records = pipeline.run(model, passes, evaluate=evaluate)
-        sites = outcomes(records)
+        converting = pipeline.run(model, passes, evaluate=evaluate)
+        records, sites = [*apart, *converting], outcomes(converting)
         if not any(s.applied for s in sites):
             raise Unsupported("nothing was converted: " + _why(sites))
         costs.run(model)
@@ -108,10 +109,7 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    apart = SplitConvResidual()
-    apart(model)  # before it is calibrated; the pass is listed, and then finds nothing left to do
-    static = static_int8(model, recipe, recipe.calibration, reduce_range=reduce_range, threads=target.threads)
-    return [apart, static]
+    return [static_int8(model, recipe, recipe.calibration, reduce_range=reduce_range, threads=target.threads)]
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {

@@ -103,7 +103,7 @@ def test_top1_in_float_and_in_int8() -> None:
     model = export(declared, opset=target.opset, ir_version=target.ir_version).model
     assert top1(predictions(model, declared.evaluation), declared.evaluation) == pytest.approx(89.0)
     pipeline.run(model, [Canonicalize(), FoldBatchNorm()])
-    [_, int8] = PASSES_OF["int8"](model, declared, target)
+    [int8] = PASSES_OF["int8"](model, declared, target)
     assert isinstance(int8, QuantizeStatic)
     assert int8.correct_bias
     [record] = pipeline.run(model, [int8])
