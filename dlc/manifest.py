@@ -87,7 +87,10 @@ class Agreement(Record, frozen=True, kw_only=True):
 
 
 class Accuracy(Record, frozen=True, kw_only=True):
-    """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example."""
+    """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example.
+
+    Where lower is better, ``retention`` is reference / variant, and ``drop`` how far the variant lies above.
+    """
 
     metric: str
     unit: str = ""
@@ -223,6 +226,7 @@ class Reference(Record, frozen=True, kw_only=True):
     accuracy_runner: str
     metric: str | None
     unit: str = ""
+    lower_is_better: bool = False
     value: Estimate | None
     examples: int
     latency: Latency

@@ -40,11 +40,13 @@ def metric(rows: Floats, statistic: Statistic, *, rng: np.random.Generator, resa
 
 
 def paired(
-    reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Paired:
+    reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator,
+    resamples: int = RESAMPLES, lower_is_better: bool = False,
+) -> Paired:  # fmt: skip
     """Estimate a candidate's metric, its share of the reference's (retention), and its drop below it.
 
-    A resample on which a model has no score, or the reference none above 0, supports nothing: it counts as 0 there.
+    ``lower_is_better``: the share is that of the inverses, reference / candidate, and the drop is the rise above it.
+    A resample on which a model has no score, or the one that divides none above 0, supports nothing: it counts as 0.
     """
     if len(reference) != len(candidate):
         raise ValueError(f"{len(reference)} and {len(candidate)} examples cannot be paired")
@@ -56,16 +58,26 @@ def paired(
             f"belong to these examples and that the data is preprocessed as in training"
         )
     draws = _sound(np.array([(statistic(reference[i]), statistic(candidate[i])) for i in indices]))  # [resamples, 2]
-    scored = draws[:, 0] > 0
-    shares = np.where(scored, draws[:, 1] / np.where(scored, draws[:, 0], 1.0), 0.0)
-    return Paired(_estimate(b, draws[:, 1]), _estimate(b / a, shares), _estimate(a - b, draws[:, 0] - draws[:, 1]))
+    if lower_is_better:
+        share, shares, sign = _shares(b, a), _shares(draws[:, 1], draws[:, 0]), -1
+    else:
+        share, shares, sign = _shares(a, b), _shares(draws[:, 0], draws[:, 1]), 1
+    drops = sign * (draws[:, 0] - draws[:, 1])
+    return Paired(_estimate(b, draws[:, 1]), _estimate(float(share), shares), _estimate(sign * (a - b), drops))
+
+
+def _shares(whole: float | Floats, part: float | Floats) -> Floats:
+    scored = np.asarray(whole) > 0
+    shares: Floats = np.where(scored, part / np.where(scored, whole, 1.0), 0.0)
+    return shares
 
 
 def accuracy(
-    name: str, reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator
-) -> Accuracy:
+    name: str, reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator,
+    lower_is_better: bool = False,
+) -> Accuracy:  # fmt: skip
     """Record a candidate's metric for the manifest."""
-    result = paired(reference, candidate, statistic, rng=rng)
+    result = paired(reference, candidate, statistic, rng=rng, lower_is_better=lower_is_better)
     return Accuracy(
         metric=name, value=result.value, retention=result.retention, drop=result.drop, examples=len(candidate)
     )

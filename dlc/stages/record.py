@@ -85,6 +85,7 @@ def to_manifest(
             accuracy_runner=evidence.reference,
             metric=recipe.metric.name if recipe.metric and evidence.value else None,
             unit=recipe.metric.unit if recipe.metric else "",
+            lower_is_better=recipe.metric is not None and recipe.metric.lower_is_better,
             value=evidence.value,
             examples=evidence.examples,
             latency=baseline.latency,
