@@ -92,7 +92,7 @@ def calibrate(
     DataError if there is no data, or a named tensor holds NaN or infinity; UserError for a name the model lacks.
     """
     seen = {name: Histogram() for name in tensors}
-    for outputs in _observed(model, batches, tensors, threads):
+    for outputs in observed(model, batches, tensors, threads):
         for name, values in outputs.items():
             if values.size:
                 seen[name].add(values)
@@ -109,7 +109,7 @@ def channel_means(
     ``axes``: the axis that counts the channels, by name. Errors are those of ``calibrate``; no data, no mean.
     """
     sums, counts = dict[str, Floats](), dict.fromkeys(axes, 0)
-    for outputs in _observed(model, batches, tuple(axes), threads):
+    for outputs in observed(model, batches, tuple(axes), threads):
         for name, values in outputs.items():
             rows = np.moveaxis(values, axes[name], 0).reshape(values.shape[axes[name]], -1)  # [C, n]
             sums[name] = sums.get(name, 0.0) + rows.sum(axis=1, dtype=np.float64)
@@ -117,10 +117,13 @@ def channel_means(
     return {name: total / counts[name] for name, total in sums.items() if counts[name]}
 
 
-def _observed(
+def observed(
     model: ir.Model, batches: Iterable[Feeds], tensors: Collection[str], threads: int
 ) -> Iterator[dict[str, Array]]:
-    """Yield the named values of each batch, all finite."""
+    """Run the data through a clone of a model and yield the named values of each batch, all finite.
+
+    UserError for a name the model lacks, DataError for NaN and infinity.
+    """
     clone = model.clone()
     inside = _expose(clone, tensors)
     config = SessionConfig(intra_op_threads=threads, graph_optimization="basic")

@@ -10,10 +10,17 @@ high one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from dlc.types import Array, Bytes
+from dlc.passes.gptq import compensate
+from dlc.passes.half_quadratic import fit_zero_points
+from dlc.types import Array, Bytes, Floats
+
+Method: TypeAlias = Literal["rtn", "hqq", "gptq"]
+METHODS: tuple[Method, ...] = ("rtn", "hqq", "gptq")
+"""Round to nearest; so too, with zero points by ``half_quadratic``; or input by input, as ``gptq`` does."""
 
 SHRINK = (1.0, 8 / 7, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Scales tried for each block, as factors of the one that just covers its largest element.
@@ -46,15 +53,29 @@ class Blocks:
         return np.asarray(w.reshape(len(w), -1))
 
 
-def quantize(w: Array, *, bits: int, block: int, symmetric: bool, search: bool) -> Blocks:
-    """Round to nearest in blocks; ``search`` picks the scale of least squared error instead of the covering one."""
+def quantize(
+    w: Array, *, bits: int, block: int, symmetric: bool, search: bool, method: Method = "rtn",
+    moments: Floats | None = None,
+) -> Blocks:  # fmt: skip
+    """Quantize in blocks; ``search`` picks the scale of least squared error instead of the covering one.
+
+    ``moments``: sum of x x' over calibration data, [K, K], for ``gptq``; without it that method rounds to nearest.
+    """
     rows, k = w.shape
     blocks = -(-k // block)
     padded = np.zeros((rows, blocks * block), np.float32)
     padded[:, :k] = w
+    if method == "gptq" and moments is not None:
+        wide = np.pad(moments, (0, padded.shape[1] - k))
+
+        def grid(each: Array) -> tuple[Array, Array]:
+            return _quantize(each, bits, symmetric, search)[1:]
+
+        q, scale, zero = compensate(padded, wide, block, (1 << bits) - 1, grid)
+        return Blocks(bits, q.astype(np.uint8), scale, None if symmetric else zero.astype(np.uint8))
     flat = padded.reshape(-1, block)
     step = max(1, CHUNK // block)
-    parts = [_quantize(flat[i : i + step], bits, symmetric, search) for i in range(0, len(flat), step)]
+    parts = [_quantize(flat[i : i + step], bits, symmetric, search, method) for i in range(0, len(flat), step)]
     q, scale, zero = (np.concatenate(p) for p in zip(*parts, strict=True))
     return Blocks(
         bits,
@@ -73,7 +94,9 @@ def pack(q: Array, bits: int) -> Array:
     return np.asarray(q[..., 0::2] | q[..., 1::2] << 4)
 
 
-def _quantize(w: Array, bits: int, symmetric: bool, search: bool) -> tuple[Array, Array, Array]:  # noqa: FBT001
+def _quantize(
+    w: Array, bits: int, symmetric: bool, search: bool, method: Method = "rtn"  # noqa: FBT001
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """Quantize blocks w: [n, block] to q: [n, block], scale: [n], zero: [n]."""
     best: tuple[Array, Array, Array] | None = None
     error = np.full(len(w), np.inf, np.float32)
@@ -90,6 +113,9 @@ def _quantize(w: Array, bits: int, symmetric: bool, search: bool) -> tuple[Array
         error[better] = e[better]
     assert best is not None
     q, scale, zero = best
+    if method == "hqq":
+        zero = fit_zero_points(w, scale, zero, bits)
+        q = _round(w, scale, zero, bits)
     return q.astype(np.uint8), scale, zero.astype(np.uint8)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -14,16 +15,20 @@ from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 
 
-def closest(model: ir.Model, forms: Sequence[Pass], data: Dataset, *, threads: int) -> Pass:
+Form = TypeVar("Form", bound=Pass)
+
+
+def closest(model: ir.Model, forms: Sequence[Form], data: Dataset, *, threads: int) -> Form:
     """Return the form whose real kernels agree best with the model, by SQNR of the outputs; the first among equals.
 
     The data is what calibrates, never what judges.
     """
-    losses = [-_sqnr_db(model, form, data, threads) for form in forms]
+    losses = [-sqnr_db(model, form, data, threads=threads) for form in forms]
     return forms[losses.index(min(losses))]
 
 
-def _sqnr_db(model: ir.Model, form: Pass, data: Dataset, threads: int) -> float:
+def sqnr_db(model: ir.Model, form: Pass, data: Dataset, *, threads: int) -> float:
+    """Return how far the noise that a form adds to the outputs lies below them; of the output that fares worst."""
     changed, meter = clone(model), AgreementMeter()
     pipeline.run(changed, [form])
     config = SessionConfig(intra_op_threads=threads)

@@ -17,7 +17,6 @@ from dlc.passes.cast_fp16 import CastFp16
 from dlc.passes.emulate_bf16 import EmulateBf16
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
-from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
@@ -25,7 +24,7 @@ from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.loading import session_for
 from dlc.stages.recovering import closest
 from dlc.stages.rewriting import Rewritten, rewrite
-from dlc.target import Target
+from dlc.stages.weights_only import weights_only
 from dlc.types import Bytes
 
 
@@ -56,7 +55,7 @@ def build(
         return Build(precision, base.model, base.records, (*base.choices, *loading), session=session)
     model = clone(base.model)
     try:
-        passes = PASSES_OF[precision](model, recipe, costs.target)
+        passes = PASSES_OF[precision](model, recipe, costs)
         records = pipeline.run(model, passes, evaluate=evaluate)
         if not any(s.applied for s in records[-1].sites):
             raise Unsupported("nothing was converted: " + _why(records[-1].sites))
@@ -85,8 +84,11 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
     )
 
 
-def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
+def _int8(model: ir.Model, recipe: Recipe, costs: Costs) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
+    target = costs.target
+    if recipe.int8 == "weights":
+        return [weights_only(model, 8, recipe.calibration, costs)]
     reduce_range = not target.integer_dot
     if not any(node.op_type == "Conv" for node in model.graph):
         return [QuantizeDynamic(reduce_range=reduce_range)]
@@ -101,11 +103,11 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     return [closest(model, [plain, replace(plain, correct_bias=True, means=means)], data, threads=threads)]
 
 
-PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
-    "fp16": lambda _model, _recipe, _target: [CastFp16()],
-    "bf16": lambda _model, _recipe, _target: [EmulateBf16()],
+PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Costs], list[Pass]]] = {
+    "fp16": lambda _model, _recipe, _costs: [CastFp16()],
+    "bf16": lambda _model, _recipe, _costs: [EmulateBf16()],
     "int8": _int8,
-    "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
+    "int4": lambda model, recipe, costs: [weights_only(model, 4, recipe.calibration, costs)],
 }
 
 REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4"))

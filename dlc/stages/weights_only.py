@@ -1,0 +1,86 @@
+"""Weight-only quantization: how weights are rounded, and what products may do to activations, decided by measurement.
+
+Candidates are rounded to nearest with and without zero points, by HQQ, and by GPTQ where there is calibration data; the
+one whose real kernels agree best with FP32 on that data is kept. Without data it is rounding to nearest without zero
+points: whatever is better on average would be a guess for this model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
+
+import onnx_ir as ir
+
+from dlc import pipeline
+from dlc.costs import Costs
+from dlc.errors import NotHere
+from dlc.moments import input_moments, moments_bytes
+from dlc.passes.base import clone
+from dlc.passes.quantize_weights import QuantizeWeights, products_to_calibrate
+from dlc.recipe import Dataset
+from dlc.stages.recovering import closest, sqnr_db
+from dlc.types import Bytes
+
+MOMENTS: Bytes = 2 << 30
+"""Most memory that the moments of products' inputs may take; GPTQ is not tried on a model that needs more."""
+CLOSE_ENOUGH = 30.0
+"""dB at which the outputs' error has a thousandth of their energy: no task has been seen to tell (``docs/quantization.md``)."""
+DOUBLED = 3.0
+"""dB by which the noise may grow for int8 activations: they may at most add as much as the weights' rounding did."""
+LOOK = 2
+"""Batches that decide what activations may lose; products with FP32 activations are up to 20 times as slow."""
+
+
+def weights_only(model: ir.Model, bits: int, data: Dataset | None, costs: Costs) -> QuantizeWeights:
+    """Return how to quantize the weights of a model to ``bits``, with the level of accuracy of its products."""
+    plain, threads = QuantizeWeights(bits=bits), costs.target.threads
+    if data is None:
+        return plain
+    kept = closest(model, _forms(model, plain, data, threads), data, threads=threads)
+    return replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
+
+
+def _forms(model: ir.Model, plain: QuantizeWeights, data: Dataset, threads: int) -> list[QuantizeWeights]:
+    """8 bits are closer than activations are: nothing but zero points is worth trying for them."""
+    shifted = replace(plain, symmetric=False)
+    if plain.bits == 8:
+        return [plain, shifted]
+    forms = [plain, shifted, replace(shifted, method="hqq")]
+    inputs = products_to_calibrate(model, plain)
+    if inputs and moments_bytes(_widths(model, inputs)) <= MOMENTS:
+        moments = input_moments(model, data.batches(), inputs, threads=threads)
+        forms += [replace(form, method="gptq", moments=moments) for form in (plain, shifted)]
+    return forms
+
+
+def _widths(model: ir.Model, inputs: Mapping[str, str]) -> list[int]:
+    """Return the elements of each distinct input; a weight's longer side bounds that of a Gemm, which may be transposed."""
+    longest = dict[str, int]()
+    for weight, x in inputs.items():
+        shape = model.graph.initializers[weight].shape
+        assert shape is not None
+        longest[x] = max(longest.get(x, 0), *(int(n) for n in shape.numpy()))
+    return list(longest.values())
+
+
+def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs: Costs) -> int:
+    """Return 4, which rounds activations to int8, where it is faster and its noise is small; else 0."""
+    few = replace(data, batches=lambda: islice(iter(data.batches()), LOOK))
+    exact, rounded = replace(form, accuracy_level=0), replace(form, accuracy_level=4)
+    threads = costs.target.threads
+    noise = sqnr_db(model, rounded, few, threads=threads)
+    if noise < CLOSE_ENOUGH and noise < sqnr_db(model, exact, few, threads=threads) - DOUBLED:
+        return exact.accuracy_level
+    try:
+        ratio = costs.whole(_quantized(model, exact), _quantized(model, rounded)).ratio
+    except NotHere:
+        return rounded.accuracy_level
+    return (rounded if ratio.value < 1 else exact).accuracy_level
+
+
+def _quantized(model: ir.Model, form: QuantizeWeights) -> ir.Model:
+    changed = clone(model)
+    pipeline.run(changed, [form])
+    return changed
