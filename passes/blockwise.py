@@ -15,12 +15,12 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from dlc.passes.gptq import compensate
-from dlc.passes.half_quadratic import fit_zero_points
+from dlc.passes.half_quadratic import fit
 from dlc.types import Array, Bytes, Floats
 
 Method: TypeAlias = Literal["rtn", "hqq", "gptq"]
 METHODS: tuple[Method, ...] = ("rtn", "hqq", "gptq")
-"""Round to nearest; so too, with zero points by ``half_quadratic``; or input by input, as ``gptq`` does."""
+"""Round to nearest; so too, with scales and zero points by ``half_quadratic``; or input by input, as ``gptq`` does."""
 
 SHRINK = (1.0, 8 / 7, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Scales tried for each block, as factors of the one that just covers its largest element.
@@ -114,7 +114,7 @@ def _quantize(
     assert best is not None
     q, scale, zero = best
     if method == "hqq":
-        zero = fit_zero_points(w, scale, zero, bits)
+        scale, zero = fit(w, scale, zero, bits, symmetric=symmetric)
         q = _round(w, scale, zero, bits)
     return q.astype(np.uint8), scale, zero.astype(np.uint8)
 

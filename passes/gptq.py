@@ -18,14 +18,14 @@ import numpy as np
 from dlc.types import Array, Floats
 
 DAMPING = 0.01
-"""Share of the mean of H's diagonal that is added to it, the authors' value: inputs that move together make it singular."""
+"""Share of the mean of H's diagonal that is added to it, the authors' value; inputs that move together need it."""
 
 Grid = Callable[[Array], tuple[Array, Array]]
 """Chooses scale and zero point, [N] each, for a block of weights [N, block]."""
 
 
 def compensate(w: Array, moments: Floats, block: int, top: int, grid: Grid) -> tuple[Array, Array, Array]:
-    """Quantize w: [N, K], K in whole blocks, to q: [N, K / block, block] in 0 .. top, scale and zero: [N, K / block]."""
+    """Quantize w: [N, K], K in whole blocks, to q: [N, K / block, block] of 0 .. top; scale, zero: [N, K / block]."""
     n, k = w.shape
     w, u = w.astype(np.float32), _factor(moments)
     q = np.empty((n, k // block, block), np.float32)

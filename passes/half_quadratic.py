@@ -1,11 +1,13 @@
-"""Half-quadratic quantization (HQQ; Badri and Shaji, 2023): zero points of blocks, fitted without data.
+"""Half-quadratic quantization (HQQ; Badri and Shaji, 2023): scales and zero points of blocks, fitted without data.
 
-    min over z, e   |e|^p + beta/2 |w - dequantize(q) - e|^2,   q = round(w / s + z),  0 < p < 1
+    min over s, z, e   |e|^p + beta/2 |w - s (q - z) - e|^2,   q = round(w / s + z),  0 < p < 1
 
-in turns: e = shrink(w - s (q - z)), which is large for outliers only; z = mean(q - (w - e) / s), in closed form;
-beta *= kappa. The norm below 1 lets outliers be, so that the many other weights are closer than least squares leaves
-them. Scales stay. The zero point of a block is rounded in each turn: the packed form holds integers. A block that no
-turn improves, by the sum of |error|^p, keeps what it had.
+in turns: e = shrink(w - s (q - z)), which is large for outliers only; z = mean(q - (w - e) / s) and
+s = <q - z, w - e> / <q - z, q - z>, in closed form; beta *= kappa. The norm below 1 lets outliers be, so that the many
+other weights are closer than least squares leaves them. A block keeps the best that it came by, by the norm.
+
+The authors fit real zero points and leave scales. The packed form holds whole ones, and those alone never move: on
+blocks with outliers none of 512 changed. So scales are fitted too; symmetric blocks are fitted by them only.
 """
 
 from __future__ import annotations
@@ -18,30 +20,36 @@ P, BETA, KAPPA, TURNS = 0.7, 10.0, 1.01, 20
 """The authors' values."""
 
 
-def fit_zero_points(w: Array, scale: Array, zero: Array, bits: int) -> Array:
-    """Return better zero points for blocks w: [n, block] with scale and zero: [n]; whole numbers in 0 .. 2^bits - 1.
+def fit(w: Array, scale: Array, zero: Array, bits: int, *, symmetric: bool) -> tuple[Array, Array]:
+    """Return better scale and zero, [n] each, for blocks w: [n, block]; zero: whole numbers in 0 .. 2^bits - 1.
 
-    They are fitted in units of each block's step, in which ``BETA`` means the same for every block.
+    Everything is in units of each block's first step, in which ``BETA`` means the same for every block.
     """
     top, beta = np.float32((1 << bits) - 1), BETA
     steps = w * np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)[:, None]
-    best, z = zero.copy(), zero
-    error, q = _rounded(steps, z, top)
-    least = _norm(error)
+    s, z = np.ones_like(scale), zero.copy()
+    best_s, best_z = s.copy(), z.copy()
+    levels = _levels(steps, s, z, top)
+    least = _norm(steps - levels * s[:, None])
     for _ in range(TURNS):
-        outliers = _shrink(error, beta)
-        z = np.clip(np.rint((q - (steps - outliers)).mean(axis=1)), 0, top)
-        error, q = _rounded(steps, z, top)
-        better = (norm := _norm(error)) < least
-        best[better], least[better] = z[better], norm[better]
+        target = steps - _shrink(steps - levels * s[:, None], beta)
+        if not symmetric:
+            z = np.clip(np.rint((levels + z[:, None] - target / s[:, None]).mean(axis=1)), 0, top)
+            levels = _levels(steps, s, z, top)
+        energy = np.square(levels).sum(axis=1)
+        fitted = np.divide((levels * target).sum(axis=1), energy, out=s.copy(), where=energy > 0)
+        s = np.where(fitted > 0, fitted, s)
+        levels = _levels(steps, s, z, top)
+        better = (norm := _norm(steps - levels * s[:, None])) < least
+        best_s[better], best_z[better], least[better] = s[better], z[better], norm[better]
         beta *= KAPPA
-    return best
+    return scale * best_s, best_z
 
 
-def _rounded(steps: Array, zero: Array, top: np.float32) -> tuple[Array, Array]:
-    """Return steps - (q - zero), and q."""
-    q = np.clip(np.floor(steps + zero[:, None] + np.float32(0.5)), 0, top)
-    return steps - (q - zero[:, None]), q
+def _levels(steps: Array, s: Array, z: Array, top: np.float32) -> Array:
+    """Return q - z."""
+    q = np.clip(np.floor(steps / s[:, None] + z[:, None] + np.float32(0.5)), 0, top)
+    return np.asarray(q - z[:, None])
 
 
 def _norm(error: Array) -> Array:

@@ -49,9 +49,10 @@ class QuantizeWeights(Pass):
 
     ``conv_bits``: for convolutions; rounding them to nearest in 4 bits costs a mobile net most of its accuracy
     (EfficientNet-Lite0, top-1: FP32 89.0, 8 bits 88.6, 4 bits 33.4). ``table_bits``: for tables, also where a product
-    reads the table too; None: ``bits``. ``symmetric``: no zero points. ``search``: per block, the scale of least squared error instead
-    of the covering one. ``method``: ``hqq`` fits zero points; ``gptq`` needs ``moments``, the sum of x x' over
-    calibration data by weight, [K, K]; weights that are not there, such as tables, are rounded to nearest.
+    reads the table too; None: ``bits``. ``symmetric``: no zero points. ``search``: per block, the scale of least
+    squared error instead of the covering one. ``method``: ``hqq`` fits scales and zero points; ``gptq`` needs
+    ``moments``, the sum of x x' over calibration data by weight, [K, K]; weights that are not there, such as tables,
+    are rounded to nearest.
     ``accuracy_level``: what MatMulNBits may do to activations; 4 rounds them to int8 in blocks (measured on AVX2: 0.4
     to 0.6 of the FP32 time at one row, level with FP32 at 32), 0 keeps them FP32 (slower than FP32).
     ``min_elements``: the smallest weight worth quantizing.
@@ -80,8 +81,6 @@ class QuantizeWeights(Pass):
             raise Unsupported(f"accuracy_level={self.accuracy_level}: MatMulNBits knows 0 to 4")
         if self.method not in METHODS:
             raise Unsupported(f"method={self.method!r}: weights are rounded by {', '.join(METHODS)}")
-        if self.method == "hqq" and self.symmetric:
-            raise Unsupported("method='hqq' fits zero points: it needs symmetric=False")
         if self.method == "gptq" and not self.moments:
             raise Unsupported("method='gptq' needs moments of the products' inputs, from calibration data")
 

@@ -14,7 +14,6 @@ from dlc.recipe import Dataset
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 
-
 Form = TypeVar("Form", bound=Pass)
 
 

@@ -1,13 +1,12 @@
 """Weight-only quantization: how weights are rounded, and what products may do to activations, decided by measurement.
 
-Candidates are rounded to nearest with and without zero points, by HQQ, and by GPTQ where there is calibration data; the
-one whose real kernels agree best with FP32 on that data is kept. Without data it is rounding to nearest without zero
-points: whatever is better on average would be a guess for this model.
+Candidates are rounding to nearest with and without zero points, HQQ, and GPTQ if its moments fit the memory; the one
+whose real kernels agree best with FP32 on calibration data is kept. Without data it is rounding to nearest without zero
+points: anything else would be a guess for this model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 
@@ -15,18 +14,15 @@ import onnx_ir as ir
 
 from dlc import pipeline
 from dlc.costs import Costs
-from dlc.errors import NotHere
-from dlc.moments import input_moments, moments_bytes
+from dlc.errors import NotHere, Unsupported
+from dlc.moments import input_moments
 from dlc.passes.base import clone
 from dlc.passes.quantize_weights import QuantizeWeights, products_to_calibrate
 from dlc.recipe import Dataset
 from dlc.stages.recovering import closest, sqnr_db
-from dlc.types import Bytes
 
-MOMENTS: Bytes = 2 << 30
-"""Most memory that the moments of products' inputs may take; GPTQ is not tried on a model that needs more."""
 CLOSE_ENOUGH = 30.0
-"""dB at which the outputs' error has a thousandth of their energy: no task has been seen to tell (``docs/quantization.md``)."""
+"""dB at which the error of the outputs has a thousandth of their energy: whatever rounds activations may do so."""
 DOUBLED = 3.0
 """dB by which the noise may grow for int8 activations: they may at most add as much as the weights' rounding did."""
 LOOK = 2
@@ -47,22 +43,13 @@ def _forms(model: ir.Model, plain: QuantizeWeights, data: Dataset, threads: int)
     shifted = replace(plain, symmetric=False)
     if plain.bits == 8:
         return [plain, shifted]
-    forms = [plain, shifted, replace(shifted, method="hqq")]
+    forms = [plain, shifted, replace(plain, method="hqq"), replace(shifted, method="hqq")]
     inputs = products_to_calibrate(model, plain)
-    if inputs and moments_bytes(_widths(model, inputs)) <= MOMENTS:
-        moments = input_moments(model, data.batches(), inputs, threads=threads)
-        forms += [replace(form, method="gptq", moments=moments) for form in (plain, shifted)]
-    return forms
-
-
-def _widths(model: ir.Model, inputs: Mapping[str, str]) -> list[int]:
-    """Return the elements of each distinct input; a weight's longer side bounds that of a Gemm, which may be transposed."""
-    longest = dict[str, int]()
-    for weight, x in inputs.items():
-        shape = model.graph.initializers[weight].shape
-        assert shape is not None
-        longest[x] = max(longest.get(x, 0), *(int(n) for n in shape.numpy()))
-    return list(longest.values())
+    try:
+        moments = input_moments(model, data.batches(), inputs, threads=threads) if inputs else {}
+    except Unsupported:
+        return forms
+    return forms + [replace(form, method="gptq", moments=moments) for form in (plain, shifted) if moments]
 
 
 def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs: Costs) -> int:

@@ -162,3 +162,24 @@ def test_lengths_must_pair(rng: np.random.Generator) -> None:
         statistics.ratio_of_medians(np.ones(3), np.ones(2), rng=rng)
     with pytest.raises(ValueError, match="0 and 0 rounds"):
         statistics.ratio_of_medians(np.ones(0), np.ones(0), rng=rng)
+
+
+def test_where_lower_is_better_the_share_is_that_of_the_inverses(rng: np.random.Generator) -> None:
+    perplexity = METRICS["perplexity"]
+    assert perplexity.lower_is_better
+    reference = np.stack([rng.uniform(300, 330, 40), np.full(40, 100.0)], axis=1)  # nats and tokens
+    worse = reference + np.array([5.0, 0.0])
+    result = statistics.paired(reference, worse, perplexity.statistic, rng=rng, lower_is_better=True)
+    # 5 nats more on 100 tokens each: e^0.05 times the perplexity, whichever examples are drawn.
+    for share in (result.retention.low, result.retention.value, result.retention.high):
+        assert share == pytest.approx(np.exp(-0.05), rel=1e-12)  # sums of 40 numbers in double precision
+    assert result.drop.value == pytest.approx(result.value.value * (1 - np.exp(-0.05)), rel=1e-9)
+    assert result.drop.low > 0
+
+
+def test_a_lower_candidate_keeps_more_than_everything(rng: np.random.Generator) -> None:
+    rows = np.array([[300.0, 100.0], [310.0, 100.0]])
+    statistic = METRICS["perplexity"].statistic
+    result = statistics.paired(rows, rows - np.array([5.0, 0.0]), statistic, rng=rng, lower_is_better=True)
+    assert result.retention.value > 1
+    assert result.drop.value < 0

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dlc import pipeline
+from dlc.costs import Costs
+from dlc.passes.base import clone
+from dlc.passes.quantize_weights import QuantizeWeights, products_to_calibrate
+from dlc.recipe import Dataset, Recipe
+from dlc.runtimes.session import SessionConfig
+from dlc.stages import weights_only as stage
+from dlc.stages.recovering import sqnr_db
+from dlc.stages.rewriting import rewrite
+from dlc.stages.variants import build
+from dlc.stages.weights_only import weights_only
+from dlc.target import detect
+from dlc.types import Array, Feeds
+from tests.passes.weights import weighted
+
+BODY = """g (float[m, 96] x, float[96, 128] w, float[128, 64] v) => (float[m, 64] y) {
+    h = MatMul(x, w) r = Relu(h) y = MatMul(r, v)
+}"""
+
+
+def inputs(rows: int, seed: int) -> Array:
+    """Inputs that move together: what GPTQ makes use of."""
+    mixed = np.random.default_rng(0).standard_normal((24, 96))
+    rng = np.random.default_rng(seed)
+    return (rng.standard_normal((rows, 24)) @ mixed + 0.2 * rng.standard_normal((rows, 96))).astype(np.float32)
+
+
+def batches() -> Iterator[Feeds]:
+    return ({"x": inputs(64, seed)} for seed in range(1, 9))
+
+
+DATA = Dataset("mixtures", batches)
+HELD_OUT = Dataset("other mixtures", lambda: [{"x": inputs(256, 99)}])
+
+
+@pytest.fixture
+def model() -> ir.Model:
+    rng = np.random.default_rng(7)
+    shapes = {"w": (96, 128), "v": (128, 64)}
+    return weighted(BODY, {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+
+
+@pytest.fixture
+def costs() -> Costs:
+    return Costs(detect(), SessionConfig(), {"x": inputs(8, 1)})
+
+
+def test_the_form_that_is_kept_is_no_further_from_fp32_on_other_data(model: ir.Model, costs: Costs) -> None:
+    kept = weights_only(model, 4, DATA, costs)
+    assert kept.method == "gptq"
+    assert set(kept.moments) == set(products_to_calibrate(model, kept)) == {"w", "v"}
+    plain = replace(QuantizeWeights(), accuracy_level=kept.accuracy_level)
+    assert sqnr_db(model, kept, HELD_OUT, threads=1) > sqnr_db(model, plain, HELD_OUT, threads=1)
+
+
+def test_the_model_is_left_as_it_was(model: ir.Model, costs: Costs) -> None:
+    before = clone(model)
+    weights_only(model, 4, DATA, costs)
+    assert [n.op_type for n in model.graph] == [n.op_type for n in before.graph]
+    assert list(model.graph.initializers) == list(before.graph.initializers)
+
+
+def test_without_data_weights_are_rounded_to_nearest(model: ir.Model, costs: Costs) -> None:
+    assert weights_only(model, 4, None, costs) == QuantizeWeights(bits=4)
+
+
+def test_moments_that_do_not_fit_leave_gptq_out(model: ir.Model, costs: Costs, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlc import moments
+
+    def small(*arguments: object, **options: object) -> object:
+        return moments.input_moments(*arguments, **options, most=1)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stage, "input_moments", small)
+    assert weights_only(model, 4, DATA, costs).method != "gptq"
+
+
+def test_activations_stay_fp32_where_rounding_them_costs_more_than_the_weights_did(
+    model: ir.Model, costs: Costs
+) -> None:
+    """One input in each block is 1000 times the others, which int8 then rounds to nothing."""
+
+    def loud() -> Iterator[Feeds]:
+        for feeds in batches():
+            x = feeds["x"].copy()
+            x[:, ::32] *= 1000
+            yield {"x": x}
+
+    quiet = model.graph.initializers["w"]
+    assert quiet.const_value is not None
+    w = quiet.const_value.numpy().copy()
+    w[::32] = 0  # what is loud has no say in the product, so that the weights' own rounding costs little
+    quiet.const_value = ir.tensor(w, name="w")
+    assert weights_only(model, 8, Dataset("loud", loud), costs).accuracy_level == 0
+
+
+def test_int8_activations_are_let_in_where_they_cost_little_and_are_faster(model: ir.Model, costs: Costs) -> None:
+    kept = weights_only(model, 8, DATA, costs)
+    exact = replace(kept, accuracy_level=0)
+    quantized = [clone(model) for _ in range(2)]
+    for each, form in zip(quantized, (exact, replace(kept, accuracy_level=4)), strict=True):
+        pipeline.run(each, [form])
+    if costs.whole(*quantized).ratio.high < 1:  # so it is on x86 with any integer kernel; another target may differ
+        assert kept.accuracy_level == 4
+
+
+def test_int8_of_a_recipe_that_asks_for_weights(model: ir.Model, costs: Costs) -> None:
+    recipe = Recipe(name="m", source=model, int8="weights")  # type: ignore[arg-type]  # never exported here
+    built = build("int8", rewrite(model, costs, ()), recipe, costs)
+    assert built.model is not None
+    assert {n.op_type for n in built.model.graph} == {"MatMulNBits", "Relu"}
+    assert {n.attributes.get_int("bits", 0) for n in built.model.graph if n.op_type == "MatMulNBits"} == {8}
+    assert "int4" not in " ".join(built.notes)
