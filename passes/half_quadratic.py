@@ -23,12 +23,13 @@ P, BETA, KAPPA, TURNS = 0.7, 10.0, 1.01, 20
 def fit(w: Array, scale: Array, zero: Array, bits: int, *, symmetric: bool) -> tuple[Array, Array]:
     """Return better scale and zero, [n] each, for blocks w: [n, block]; zero: whole numbers in 0 .. 2^bits - 1.
 
-    Everything is in units of each block's first step, in which ``BETA`` means the same for every block.
+    Everything is in units of each block's first step, in which ``BETA`` means the same for every block. A block is done
+    with the first turn that does not improve it.
     """
     top, beta = np.float32((1 << bits) - 1), BETA
     steps = w * np.divide(np.float32(1), scale, out=np.zeros_like(scale), where=scale != 0)[:, None]
     s, z = np.ones_like(scale), zero.copy()
-    best_s, best_z = s.copy(), z.copy()
+    best_s, best_z, live = s.copy(), z.copy(), np.arange(len(w))
     levels = _levels(steps, s, z, top)
     least = _norm(steps - levels * s[:, None])
     for _ in range(TURNS):
@@ -36,14 +37,22 @@ def fit(w: Array, scale: Array, zero: Array, bits: int, *, symmetric: bool) -> t
         if not symmetric:
             z = np.clip(np.rint((levels + z[:, None] - target / s[:, None]).mean(axis=1)), 0, top)
             levels = _levels(steps, s, z, top)
-        energy = np.square(levels).sum(axis=1)
-        fitted = np.divide((levels * target).sum(axis=1), energy, out=s.copy(), where=energy > 0)
-        s = np.where(fitted > 0, fitted, s)
+        s = _scale(levels, target, s)
         levels = _levels(steps, s, z, top)
         better = (norm := _norm(steps - levels * s[:, None])) < least
-        best_s[better], best_z[better], least[better] = s[better], z[better], norm[better]
+        live, steps, levels, s, z, least = (each[better] for each in (live, steps, levels, s, z, norm))
+        if not live.size:
+            break
+        best_s[live], best_z[live] = s, z
         beta *= KAPPA
     return scale * best_s, best_z
+
+
+def _scale(levels: Array, target: Array, s: Array) -> Array:
+    """Return the scale of least squares, where it is one."""
+    energy = np.square(levels).sum(axis=1)
+    fitted = np.divide((levels * target).sum(axis=1), energy, out=s.copy(), where=energy > 0)
+    return np.where(fitted > 0, fitted, s)
 
 
 def _levels(steps: Array, s: Array, z: Array, top: np.float32) -> Array:

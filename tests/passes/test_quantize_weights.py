@@ -209,9 +209,9 @@ def test_golden_a_product_by_a_tables_numbers_reads_the_table(bits: int) -> None
         w_q{bits}_blocks = Reshape(w_q{bits}, w_q{bits}_shape)
         y = MatMulNBits(e, w_q{bits}_blocks, w_scale, w_zero)
         w_q{bits}: [40,{width}]
-        w_q{bits}_shape: [3]
         w_scale: [40,2]
         w_zero: [40,{2 * bits // 8}]
+        w_q{bits}_shape: [3]
     """)
     product = model.graph[-1]
     assert product.attributes.get_int("bits", 0) == bits
