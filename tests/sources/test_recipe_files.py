@@ -52,7 +52,7 @@ def test_zoo(name: str) -> None:
 
 
 def test_every_name_of_the_zoo_is_there() -> None:
-    assert sorted(ZOO) == ["digits-cnn", "digits-mlp", "efficientnet-lite0", "minilm"]
+    assert sorted(ZOO) == ["digits-cnn", "digits-mlp", "efficientnet-lite0", "minilm", "smollm2"]
 
 
 def test_unknown_name() -> None:
