@@ -18,13 +18,16 @@ from dlc.errors import NotHere, Unsupported
 from dlc.moments import input_moments
 from dlc.passes.base import clone
 from dlc.passes.quantize_weights import QuantizeWeights, products_to_calibrate
+from dlc.passes.weighted import weights_of
 from dlc.recipe import Dataset
 from dlc.stages.recovering import closest, sqnr_db
 
 CLOSE_ENOUGH = 30.0
 """dB at which the error of the outputs has a thousandth of their energy: whatever rounds activations may do so."""
 DOUBLED = 3.0
-"""dB by which the noise may grow for int8 activations: they may at most add as much as the weights' rounding did."""
+"""dB that double the noise. Int8 activations may at most add as much as the weights' rounding did; tables take 8 bits
+where 4 of them make more noise than all other weights.
+"""
 LOOK = 2
 """Batches that decide what activations may lose; products with FP32 activations are up to 20 times as slow."""
 
@@ -35,6 +38,10 @@ def weights_only(model: ir.Model, bits: int, data: Dataset | None, costs: Costs)
     if data is None:
         return plain
     kept = closest(model, _forms(model, plain, data, threads), data, threads=threads)
+    if bits == 4 and any(node.op_type == "Gather" and weights_of(node) for node in model.graph):
+        wide = replace(kept, table_bits=8)
+        if sqnr_db(model, wide, data, threads=threads) > sqnr_db(model, kept, data, threads=threads) + DOUBLED:
+            kept = wide
     return replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
 
 
@@ -56,12 +63,15 @@ def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs
     """Return 4, which rounds activations to int8, where it is faster and its noise is small; else 0."""
     few = replace(data, batches=lambda: islice(iter(data.batches()), LOOK))
     exact, rounded = replace(form, accuracy_level=0), replace(form, accuracy_level=4)
+    before, after = _quantized(model, exact), _quantized(model, rounded)
+    if not any(node.op_type == "MatMulNBits" for node in after.graph):
+        return form.accuracy_level
     threads = costs.target.threads
     noise = sqnr_db(model, rounded, few, threads=threads)
     if noise < CLOSE_ENOUGH and noise < sqnr_db(model, exact, few, threads=threads) - DOUBLED:
         return exact.accuracy_level
     try:
-        ratio = costs.whole(_quantized(model, exact), _quantized(model, rounded)).ratio
+        ratio = costs.whole(before, after).ratio
     except NotHere:
         return rounded.accuracy_level
     return (rounded if ratio.value < 1 else exact).accuracy_level

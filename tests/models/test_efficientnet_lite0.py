@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from dlc import pipeline
+from dlc.costs import Costs
 from dlc.errors import CapabilityError, DataError
 from dlc.export import export
 from dlc.models import efficientnet_lite0
@@ -103,7 +104,7 @@ def test_top1_in_float_and_in_int8() -> None:
     model = export(declared, opset=target.opset, ir_version=target.ir_version).model
     assert top1(predictions(model, declared.evaluation), declared.evaluation) == pytest.approx(89.0)
     pipeline.run(model, [Canonicalize(), FoldBatchNorm()])
-    [int8] = PASSES_OF["int8"](model, declared, target)
+    [int8] = PASSES_OF["int8"](model, declared, Costs(target, SessionConfig(), {}))
     assert isinstance(int8, QuantizeStatic)
     assert int8.correct_bias
     [record] = pipeline.run(model, [int8])

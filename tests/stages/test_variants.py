@@ -68,7 +68,7 @@ def test_static_int8_without_calibration_data_says_what_to_do(costs: Costs) -> N
     text = """<ir_version: 10, opset_import: ["": 20]> g (float[n, 1, 4, 4] x) => (float[n, 1, 2, 2] y)
     <float[1, 1, 3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}> { y = Conv(x, w) }"""
     with pytest.raises(Unsupported, match="calibration"):
-        PASSES_OF["int8"](ir.from_onnx_text(text), RECIPE, costs.target)
+        PASSES_OF["int8"](ir.from_onnx_text(text), RECIPE, costs)
 
 
 def test_what_was_quantized_is_rewritten_by_measurement(costs: Costs) -> None:

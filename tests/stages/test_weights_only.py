@@ -119,3 +119,18 @@ def test_int8_of_a_recipe_that_asks_for_weights(model: ir.Model, costs: Costs) -
     assert {n.op_type for n in built.model.graph} == {"MatMulNBits", "Relu"}
     assert {n.attributes.get_int("bits", 0) for n in built.model.graph if n.op_type == "MatMulNBits"} == {8}
     assert "int4" not in " ".join(built.notes)
+
+
+@pytest.mark.parametrize("coarse", ["table", "product"])
+def test_a_table_takes_8_bits_where_it_makes_most_of_the_noise(coarse: str, costs: Costs) -> None:
+    rng = np.random.default_rng(3)
+    exact = {"t": (40, 64), "v": (64, 32)}
+    weights = {name: rng.integers(-8, 8, shape).astype(np.float32) for name, shape in exact.items()}
+    weights["t"][:, ::32] = -8  # each block reaches the end of its range: whole numbers are their own levels
+    weights["v"][::32] = -8
+    name = "t" if coarse == "table" else "v"
+    weights[name] += rng.standard_normal(exact[name]).astype(np.float32)
+    body = "g (int64[m] i, float[40, 64] t, float[64, 32] v) => (float[m, 32] y) { e = Gather(t, i) y = MatMul(e, v) }"
+    data = Dataset("rows", lambda: [{"i": np.arange(40)}])
+    at = replace(costs, feeds={"i": np.arange(40)})
+    assert weights_only(weighted(body, weights), 4, data, at).table_bits == (8 if coarse == "table" else None)
