@@ -87,6 +87,7 @@ class QuantizeWeights(Pass):
     def call(self, model: ir.Model) -> Rewritten:
         """Quantize each weighted node; Unsupported if no weight could be."""
         rewriter = _Rewriter(self, model.graph)
+        rewriter.fold_transposed_tables()
         sites = [rewriter.rewrite(node) for node in list(weighted_nodes(model.graph))]
         if not any(s.applied for s in sites):
             why = "; ".join(f"{s.op} {s.node!r}: {s.reason}" for s in sites[:3])
@@ -107,6 +108,17 @@ class _Rewriter:
         self.unpacker = Unpacker(self.emit, self._quantize, options.block_size)
         self.packer = Packer(self.emit)
         self.replaced: list[ir.Value] = []
+
+    def fold_transposed_tables(self) -> None:
+        """Give each product by a table's transpose, as exporters write it, a constant: the packer knows its numbers."""
+        for node in [n for n in self.graph if n.op_type == "Gather" and not n.domain]:
+            if self._refusal(node) is None and (table := node.inputs[0]) is not None:
+                for user in [u.node for u in table.uses() if _transposes_for_products(u.node)]:
+                    columns = np.ascontiguousarray(_tensor(table).numpy().T)
+                    ir.convenience.replace_all_uses_with(
+                        user.outputs[0], self.emit.constant(f"{table.name}_columns", columns)
+                    )
+                    self.graph.remove(user, safe=True)
 
     def rewrite(self, node: ir.Node) -> Site:
         """Quantize the weights of one node, or say why not."""
@@ -135,7 +147,7 @@ class _Rewriter:
 
     def _weight_refusal(self, node: ir.Node, weight: ir.Value) -> str | None:
         tensor, least = _tensor(weight), self.options.min_elements
-        others = [u.node for u in weight.uses() if not _alike(u.node, node) or u.node.graph != self.graph]
+        others = [u.node for u in weight.uses() if not _alike(node, u.node) or u.node.graph != self.graph]
         reason = None
         if tensor.dtype != ir.DataType.FLOAT:
             reason = f"weight is {tensor.dtype.name}, not FLOAT"
@@ -230,7 +242,21 @@ def _operands(node: ir.Node) -> dict[int, ir.Value]:
 
 
 def _alike(one: ir.Node, other: ir.Node) -> bool:
+    """Whether one node's packed weight leaves the other nothing to read in FP32."""
+    if one.op_type == "Gather" and _transposes_for_products(other):
+        return True
     return one.op_type == other.op_type or {one.op_type, other.op_type} <= TIED
+
+
+def _transposes_for_products(node: ir.Node) -> bool:
+    """Whether a node transposes a matrix for the right-hand side of products, and for nothing else."""
+    if node.op_type != "Transpose" or node.domain or node.outputs[0].is_graph_output():
+        return False
+    uses = node.outputs[0].uses()
+    perm = node.attributes.get_ints("perm", (1, 0))
+    return tuple(perm) == (1, 0) and all(
+        u.node.op_type == "MatMul" and u.idx == 1 and u.node.graph is node.graph for u in uses
+    )
 
 
 def _tensor(weight: ir.Value) -> ir.TensorProtocol:

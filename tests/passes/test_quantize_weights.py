@@ -233,6 +233,32 @@ def test_one_table_read_by_a_gemm_too_is_stored_once() -> None:
     assert sorted(model.graph.initializers) == ["w_q4", "w_q4_shape", "w_scale"]
 
 
+TRANSPOSED = """g (int64[m] i, float[40, 64] w) => (float[m, 40] y) {
+    t = Transpose<perm = [1, 0]>(w) e = Gather(w, i) y = MatMul(e, t)
+}"""
+
+
+def test_golden_a_product_by_a_tables_transpose_reads_the_table() -> None:
+    model = weighted(TRANSPOSED, {"w": normal(40, 64)})
+    assert all(s.applied for s in sites(model, QuantizeWeights()))
+    assert text(model) == expected("""
+        e = GatherBlockQuantized(w_q4, i, w_scale)
+        w_q4_blocks = Reshape(w_q4, w_q4_shape)
+        y = MatMulNBits(e, w_q4_blocks, w_scale)
+        w_q4: [40,32]
+        w_scale: [40,2]
+        w_q4_shape: [3]
+    """)
+
+
+def test_a_table_whose_transpose_is_read_otherwise_stays() -> None:
+    model = weighted(TRANSPOSED.replace("MatMul(e, t)", "Gemm(e, t)"), {"w": normal(40, 64)})
+    before = serialized(model)
+    with pytest.raises(Unsupported, match="weight is also read by Transpose 'node_t'"):
+        QuantizeWeights()(model)
+    assert serialized(model) == before
+
+
 def test_other_numbers_of_the_same_shape_are_stored_apart() -> None:
     w = normal(40, 64)
     other = np.ascontiguousarray(w.T)
