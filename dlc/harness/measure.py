@@ -50,7 +50,7 @@ def interleaved(
     """Time calls as ``latency`` does models; ``pin``: on one CPU, for calls that use one thread."""
     with pinned() if pin else contextlib.nullcontext():
         repeats = {name: _warm_up(call) for name, call in calls.items()}
-        with _no_collection():
+        with collector_paused():
             return _rounds(calls, repeats, rounds, round(min_seconds * 1e9), rng)
 
 
@@ -85,7 +85,8 @@ def pinned() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def collector_paused() -> Iterator[None]:
+    """Leave cyclic garbage for later: collecting it takes as long as what is measured, or done, meanwhile."""
     enabled = gc.isenabled()
     gc.disable()
     try:

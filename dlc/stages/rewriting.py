@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -12,6 +10,7 @@ import onnx_ir as ir
 from dlc import manifest, pipeline
 from dlc.costs import Costs, decide
 from dlc.errors import DlcError, ModelError, NotHere, PassError, RuleError
+from dlc.harness.measure import collector_paused
 from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.rewrite import Rewrite
@@ -47,20 +46,8 @@ def rewrite(model: ir.Model, costs: Costs, passes: Sequence[Rewrite], *, evaluat
     not hold is rolled back. A rewrite that is broken, or cannot be measured, is left out, and the rest goes on. One
     that is not trusted is applied only after the numbers were compared.
     """
-    with _collector_paused():
+    with collector_paused():
         return _rewritten(model, costs, passes, evaluate)
-
-
-@contextmanager
-def _collector_paused() -> Iterator[None]:
-    """Leave cyclic garbage for later: values and nodes refer to each other; collecting takes a third of the time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _rewritten(model: ir.Model, costs: Costs, passes: Sequence[Rewrite], evaluate: Evaluate | None) -> Rewritten:
