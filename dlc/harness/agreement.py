@@ -44,17 +44,20 @@ class AgreementMeter:
     _equal: int = 0
     _scored: int = 0
     _sums: dict[str, _Sums] = field(default_factory=dict)
+    _worst: list[Floats] = field(default_factory=list)
 
     def add(self, outputs: Outputs, expected: Outputs, *, batch: int) -> None:
         """Add one batch of ``batch`` examples; both sides have the same names and shapes."""
         self.examples += batch
         self.batches += 1
+        worst = np.full(batch, SQNR_MAX)
         for index, (name, b) in enumerate(expected.items()):
             a = outputs[name]
             if self.classes and index == 0 and b.ndim == 2 and b.shape[1] > 1:
                 self._scored += len(b)
                 self._equal += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
-            self._add_one(self._sums.setdefault(name, _Sums()), a, b, batch)
+            worst = np.minimum(worst, self._add_one(self._sums.setdefault(name, _Sums()), a, b, batch))
+        self._worst.append(worst)
 
     def result(self) -> Agreement:
         """Agreement over everything added."""
@@ -66,7 +69,11 @@ class AgreementMeter:
             examples=self.examples,
         )
 
-    def _add_one(self, sums: _Sums, a: Array, b: Array, batch: int) -> None:
+    def each_db(self) -> Floats:
+        """SQNR of each example's worst output, [examples]; that of its batch where an output has no row an example."""
+        return np.concatenate([np.empty(0), *self._worst])
+
+    def _add_one(self, sums: _Sums, a: Array, b: Array, batch: int) -> Floats:
         rows = batch if b.ndim and b.shape[0] == batch else 1
         elements = b.size // rows if rows else 0
         x, y = (v.astype(np.float64).reshape(rows, elements) for v in (a, b))
@@ -74,8 +81,18 @@ class AgreementMeter:
         x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
         sums.cosine += float(_cosine(x, y).sum())
         sums.rows += rows
-        sums.signal += float((y**2).sum())
-        sums.noise += float(((x - y) ** 2).sum())
+        signal, noise = (y**2).sum(axis=1), ((x - y) ** 2).sum(axis=1)
+        sums.signal += float(signal.sum())
+        sums.noise += float(noise.sum())
+        return _sqnr_db(signal, noise)
+
+
+def _sqnr_db(signal: Floats, noise: Floats) -> Floats:
+    """SQNR of each row, within ±SQNR_MAX."""
+    exact = noise <= signal * 10 ** (-SQNR_MAX / 10)
+    silent = signal <= 0
+    ratio = np.where(silent | exact, 1.0, signal) / np.where(exact, 1.0, noise)
+    return np.where(exact, SQNR_MAX, np.where(silent, -SQNR_MAX, np.clip(10 * np.log10(ratio), -SQNR_MAX, SQNR_MAX)))
 
 
 def _cosine(x: Floats, y: Floats) -> Floats:

@@ -17,7 +17,7 @@ from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tens
 from dlc.progress import Progress, track
 from dlc.recipe import Dataset, Recipe
 from dlc.report.numbers import shorten
-from dlc.stages.recovering import applied, closest
+from dlc.stages.recovering import applied, closest, rounded
 from dlc.types import Feeds
 
 FEW = 32
@@ -41,12 +41,16 @@ def static_int8(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range:
 
 
 def recovered(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range: bool, threads: int) -> list[Pass]:
-    """Return the passes of static int8, after equalisation if that helps."""
-    forms: list[list[Pass]] = [[static_int8(model, recipe, data, reduce_range=reduce_range, threads=threads)]]
+    """Return the passes of static int8: equalisation and learned rounding, as far as they help."""
+
+    def learned(graph: ir.Model) -> QuantizeStatic:
+        plain = static_int8(graph, recipe, data, reduce_range=reduce_range, threads=threads)
+        return rounded(graph, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram)
+
+    forms: list[list[Pass]] = [[learned(model)]]
     equalize = EqualizeLayers()
     if any(why is None for _, why in equalize.survey(model)):
-        even = applied(model, [equalize])
-        forms.append([equalize, static_int8(even, recipe, data, reduce_range=reduce_range, threads=threads)])
+        forms.append([equalize, learned(applied(model, [equalize]))])
     return closest(model, forms, data, threads=threads)
 
 

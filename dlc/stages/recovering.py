@@ -1,12 +1,13 @@
-"""Recovers accuracy: what is tried in turn, each kept only if it brings the outputs closer to FP32.
+"""Recovers accuracy: what is tried in turn, each kept only if it brings the outputs closer to FP32 beyond doubt.
 
 Closeness is the SQNR of the outputs on the calibration data, with the real kernels; the data that judges is not seen.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -23,7 +24,7 @@ from dlc.recipe import Dataset
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.smoothing import smoothing
-from dlc.types import Bytes
+from dlc.types import Bytes, Floats
 
 Form = TypeVar("Form", bound="Pass | Sequence[Pass]")
 Quantizer = TypeVar("Quantizer", QuantizeDynamic, QuantizeStatic)
@@ -48,25 +49,49 @@ def rounded(
 
 
 def closest(model: ir.Model, forms: Sequence[Form], data: Dataset, *, threads: int) -> Form:
-    """Return the form whose real kernels agree best with the model, by SQNR of the outputs; the first among equals.
+    """Return the form whose real kernels agree best with the model; a later form only if its gain is beyond doubt.
 
     The data is what calibrates, never what judges.
     """
-    if len(forms) == 1:
-        return forms[0]
-    losses = [-sqnr_db(model, form, data, threads) for form in forms]
-    return forms[losses.index(min(losses))]
+    best, *others = forms
+    if not others:
+        return best
+    known = closeness(model, best, data, threads)
+    for form in others:
+        if (found := closeness(model, form, data, threads)).beats(known):
+            best, known = form, found
+    return best
 
 
-def sqnr_db(model: ir.Model, form: Pass | Sequence[Pass], data: Dataset, threads: int) -> float:
-    """SQNR of a model's outputs after passes, against those before them."""
+@dataclass(frozen=True, slots=True)
+class Closeness:
+    """How close outputs come to FP32: ``sqnr_db`` over all examples, and ``each``, [n], that of every example."""
+
+    sqnr_db: float
+    each: Floats
+
+    def beats(self, other: Closeness) -> bool:
+        """Whether this is closer, by more than twice the standard error of the paired gain: 95 % of a normal."""
+        if self.sqnr_db <= other.sqnr_db:
+            return False
+        gains = self.each - other.each
+        return len(gains) < 2 or bool(gains.mean() > 2 * gains.std(ddof=1) / math.sqrt(len(gains)))
+
+
+def closeness(model: ir.Model, form: Pass | Sequence[Pass], data: Dataset, threads: int) -> Closeness:
+    """Closeness of a model's outputs after passes to those before them."""
     changed, meter = applied(model, form), AgreementMeter()
     config = SessionConfig(intra_op_threads=threads)
     with OrtCpuRunner(model, config) as before, OrtCpuRunner(changed, config) as after:
         for feeds in data.batches():
             batch = next((a.shape[0] for a in feeds.values() if a.ndim), 1)
             meter.add(after.run(feeds), before.run(feeds), batch=batch)
-    return meter.result().sqnr_db
+    return Closeness(meter.result().sqnr_db, meter.each_db())
+
+
+def sqnr_db(model: ir.Model, form: Pass | Sequence[Pass], data: Dataset, threads: int) -> float:
+    """SQNR of a model's outputs after passes, against those before them."""
+    return closeness(model, form, data, threads).sqnr_db
 
 
 def applied(model: ir.Model, form: Pass | Sequence[Pass]) -> ir.Model:

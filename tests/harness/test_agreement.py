@@ -94,3 +94,20 @@ def test_nothing_agrees_with_nothing() -> None:
     assert agreement((empty, empty)).cosine == 1.0
     b = np.ones((3, 4))
     assert agreement((empty, empty), (-b, b)).cosine == -1.0
+
+
+def test_each_example_counts_by_its_worst_output(rng: np.random.Generator) -> None:
+    y, z = rng.standard_normal((3, 4)), rng.standard_normal((3, 2, 2))
+    noise = np.array([0.0, 0.1, 0.01])
+    meter = AgreementMeter()
+    meter.add({"y": y, "z": z * (1 + noise[:, None, None])}, {"y": y, "z": z}, batch=3)
+    meter.add({"y": np.zeros((1, 4))}, {"y": np.ones((1, 4))}, batch=1)
+    meter.add({"y": np.ones((1, 4))}, {"y": np.zeros((1, 4))}, batch=1)
+    # a relative noise of r is 20 log10(1/r) dB; z (1 + r) - z loses the digits of 1/r: 100 eps of r, 1e-12 dB
+    assert meter.each_db() == pytest.approx([SQNR_MAX, 20.0, 40.0, 0.0, -SQNR_MAX], abs=1e-9)
+
+
+def test_an_output_without_rows_counts_for_its_batch() -> None:
+    meter = AgreementMeter()
+    meter.add({"total": np.array(1.1)}, {"total": np.array(1.0)}, batch=2)
+    assert meter.each_db() == pytest.approx([20.0, 20.0])  # 0.1 of 1: 20 dB

@@ -14,7 +14,7 @@ from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic
 from dlc.recipe import Dataset, Recipe
 from dlc.stages.calibrating import recovered
-from dlc.stages.recovering import applied, closest, dynamic, rounded, sqnr_db
+from dlc.stages.recovering import Closeness, applied, closest, dynamic, rounded, sqnr_db
 from dlc.target import detect
 from dlc.types import Array
 from tests.passes.texts import annotated
@@ -82,3 +82,16 @@ def test_the_form_with_the_smaller_loss_wins_wherever_it_stands(worse: int) -> N
     forms: list[list[Pass]] = [[], []]
     forms[worse] = [QuantizeDynamic(reduce_range=True)]
     assert closest(model, forms, data(16), threads=1) == []
+
+
+def test_a_gain_within_noise_keeps_the_form_that_was_there() -> None:
+    known = Closeness(20.0, np.array([19.0, 20.0, 21.0, 20.0]))
+    uneven = Closeness(20.1, known.each + np.array([3.0, -2.0, 1.0, -1.5]))
+    even = Closeness(20.1, known.each + np.array([0.1, 0.12, 0.08, 0.1]))
+    assert not uneven.beats(known)
+    assert even.beats(known)
+    assert not known.beats(known)
+
+
+def test_one_example_knows_no_noise() -> None:
+    assert Closeness(20.1, np.array([20.1])).beats(Closeness(20.0, np.array([20.0])))
