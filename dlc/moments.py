@@ -20,7 +20,7 @@ from dlc.passes.round_weights import Moments
 from dlc.passes.weighted import label
 from dlc.types import Array, Bytes, Floats
 
-ROWS = 256
+ROWS = 512
 
 
 class SecondMoments:

@@ -21,7 +21,7 @@ from dlc.passes.smooth_quant import SmoothQuant, readers
 from dlc.types import Array, Bytes, Floats
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
-SAMPLE = 256
+SAMPLE = 1024
 """Rows of the data that are looked at."""
 
 

@@ -23,7 +23,7 @@ import onnx_ir as ir
 from dlc.passes.base import Pass, Rewritten, Site, constant, only_user, rewritten
 from dlc.passes.emit import Emitter, drop_unused
 from dlc.passes.replace import take_over
-from dlc.passes.round_weights import Moments, learn_rounding
+from dlc.passes.round_weights import Moments
 from dlc.passes.weighted import label, weighted_nodes
 from dlc.types import Array
 
@@ -190,7 +190,7 @@ class _Rewriter:
             quantized, scale = quantize(matrix, axis=0, limit=limit)
             seen = self.options.moments.get(label(found.first)) if self.options.learn_rounding else None
             if seen is not None:
-                quantized = learn_rounding(matrix.T[None], scale[None], seen.second, limit)[0].T
+                quantized = seen.round(matrix.T[None], scale[None], limit)[0].T
             name = found.weight.name
             self._weights[key] = (
                 self.emit.constant(f"{name}.quantized", np.ascontiguousarray(quantized)),

@@ -26,7 +26,7 @@ from dlc.passes.base import Pass, Rewritten, Site, all_nodes, constant, rewritte
 from dlc.passes.emit import drop_unused
 from dlc.passes.qdq import WEIGHT_MAX, ActivationType, Affine, Writer, quantize_weight, weight_scales
 from dlc.passes.quantize_units import Plan, Unit, plan, weight_axis
-from dlc.passes.round_weights import Moments, learn_rounding
+from dlc.passes.round_weights import Moments
 from dlc.passes.weighted import label, weighted_nodes, weights_of
 from dlc.types import Array, Floats
 
@@ -182,11 +182,10 @@ class _Rewriter:
         seen = self.options.moments.get(label(node)) if self.options.learn_rounding and not pairs else None
         if seen is None:
             return quantize_weight(weight, scales)
-        moment = seen.covariance if biased and self.options.correct_bias else seen.second
         groups = _group(node)
         grouped = weight.reshape(groups, len(weight) // groups, -1)
-        levels = learn_rounding(grouped, scales.reshape(groups, -1), moment, WEIGHT_MAX)
-        return levels.reshape(weight.shape)
+        centred = biased and self.options.correct_bias
+        return seen.round(grouped, scales.reshape(groups, -1), WEIGHT_MAX, centred=centred).reshape(weight.shape)
 
 
 def mean_shift(error: Floats, mean: Floats, groups: int) -> Floats:

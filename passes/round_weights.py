@@ -15,7 +15,9 @@ result is never worse, by the H that it is given.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from hashlib import sha256
 
 import numpy as np
 import numpy.typing as npt
@@ -31,15 +33,23 @@ BLOCK = 64
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """``second``: H, [G, K, K]; ``mean``: mu, [G, K]."""
+    """``second``: H, [G, K, K]; ``mean``: mu, [G, K]. What was learned from them is remembered: a search asks often."""
 
     second: Floats
     mean: Floats
+    _known: dict[Hashable, npt.NDArray[np.int8]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def covariance(self) -> Floats:
         """What is left of H when the mean error is made up for by a bias."""
         return self.second - self.mean[:, :, None] * self.mean[:, None, :]
+
+    def round(self, weight: Array, scales: Array, limit: int, *, centred: bool = False) -> npt.NDArray[np.int8]:
+        """Learn levels [G, M, K]; ``centred``: of what is left when a bias makes up for the mean error."""
+        key = (sha256(weight.tobytes()).digest(), scales.tobytes(), weight.shape, limit, centred)
+        if key not in self._known:
+            self._known[key] = learn_rounding(weight, scales, self.covariance if centred else self.second, limit)
+        return self._known[key]
 
 
 def learn_rounding(weight: Array, scales: Array, moment: Floats, limit: int) -> npt.NDArray[np.int8]:

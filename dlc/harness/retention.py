@@ -96,7 +96,6 @@ class Contest:
     """Scores of FP32 beside a candidate's. Margins and errors are those of FP32's choice over its rivals, [b, r]."""
 
     rows: list[Floats] = field(default_factory=list)
-    divergence: list[Floats] = field(default_factory=list)
 
     def add(self, expected: Array, scores: Array) -> None:
         """Add a batch of scores, [b, classes]; probabilities count as their logarithms."""
@@ -104,30 +103,33 @@ class Contest:
         if (z >= 0).all() and np.allclose(z.sum(axis=1), 1.0, atol=z.shape[1] * EPS):  # a Softmax is at the end
             z, y = np.log(np.maximum(z, EPS)), np.log(np.maximum(y, EPS))
         order = np.argsort(-z, axis=1, kind="stable")[:, : RIVALS + 1]
-        log_p, log_q = _log_softmax(z), _log_softmax(y)
-        p, top, error = np.exp(log_p), np.take_along_axis(z, order, 1), np.take_along_axis(y - z, order, 1)
-        chance = np.take_along_axis(p, order, 1)
+        top, error = np.take_along_axis(z, order, 1), np.take_along_axis(y - z, order, 1)
+        chance = np.take_along_axis(np.exp(_log_softmax(z)), order, 1)
         self.rows.append(np.stack([
             top[:, :1] - top[:, 1:], error[:, :1] - error[:, 1:], chance[:, :1] - chance[:, 1:],
             np.broadcast_to(chance[:, :1], chance[:, 1:].shape),
         ], axis=-1))  # fmt: skip
-        self.divergence.append((p * (log_p - log_q)).sum(axis=1))
 
     def kept(self, rng: np.random.Generator) -> Kept:
-        """Return the expected share, and the mean Kullback-Leibler divergence as the loss."""
+        """Return the expected share, and sigma² as the loss: what the share follows from, and variances add up."""
         rows = np.concatenate(self.rows)
-        return Kept(statistics.metric(rows, _expected_share, rng=rng), float(np.concatenate(self.divergence).mean()))
+        return Kept(statistics.metric(rows, _expected_share, rng=rng), _spread(rows) ** 2)
 
 
 def _expected_share(rows: Floats) -> float:
     """Take the margin, its error, what a change costs, and the probability of the choice, from rows [n, r, 4]."""
     from scipy.special import ndtr
 
-    margin, error, cost, chance = np.moveaxis(rows, -1, 0)
-    spread = float(np.sqrt((error**2).mean()))
+    margin, _, cost, chance = np.moveaxis(rows, -1, 0)
+    spread = _spread(rows)
     if spread == 0.0 or chance[:, 0].sum() == 0:
         return 1.0
     return 1.0 - float((ndtr(-margin / spread) * cost).sum()) / float(chance[:, 0].sum())
+
+
+def _spread(rows: Floats) -> float:
+    """Root mean square of the errors of margins, rows [n, r, 4]."""
+    return float(np.sqrt((rows[..., 1] ** 2).mean()))
 
 
 def _log_softmax(z: Floats) -> Floats:

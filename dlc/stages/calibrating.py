@@ -41,17 +41,16 @@ def static_int8(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range:
 
 
 def recovered(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range: bool, threads: int) -> list[Pass]:
-    """Return the passes of static int8: equalisation and learned rounding, as far as they help."""
-
-    def learned(graph: ir.Model) -> QuantizeStatic:
-        plain = static_int8(graph, recipe, data, reduce_range=reduce_range, threads=threads)
-        return rounded(graph, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram)
-
-    forms: list[list[Pass]] = [[learned(model)]]
+    """Return the passes of static int8: equalisation, then learned rounding, as far as they help."""
+    forms: list[list[Pass]] = [[static_int8(model, recipe, data, reduce_range=reduce_range, threads=threads)]]
     equalize = EqualizeLayers()
     if any(why is None for _, why in equalize.survey(model)):
-        forms.append([equalize, learned(applied(model, [equalize]))])
-    return closest(model, forms, data, threads=threads)
+        even = applied(model, [equalize])
+        forms.append([equalize, static_int8(even, recipe, data, reduce_range=reduce_range, threads=threads)])
+    *before, plain = closest(model, forms, data, threads=threads)
+    assert isinstance(plain, QuantizeStatic)
+    even = applied(model, before)
+    return [*before, rounded(even, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram)]
 
 
 def watched(recipe: Recipe, batches: int, progress: Progress) -> Recipe:

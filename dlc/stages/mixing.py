@@ -1,49 +1,46 @@
 """Which nodes of a model stay in FP32 while the rest computes in 8 bits: the search of ``dlc.search``, on a real model.
 
-The calibration data is split in two. One half calibrates and tells how sensitive each unit is; the other half, held
-out, tells what a mix keeps. The evaluation data has no part in the choice: it judges, as it does every variant.
+The calibration data is split in two, and each half is held out from the other: what a mix keeps of one half is told by
+the mix that was calibrated on the other half. The mix that is chosen is calibrated on both. The evaluation data has no
+part in the choice: it judges, as it does every variant.
 
-A unit's sensitivity is the error of the outputs with this unit alone in 8 bits, on the real kernels and one batch: as
-many runs of one batch as there are units. What it saves is timed on the unit cut out, through the cost cache, and so is
-what two neighbours save once more together; units that are alike are timed once.
+A unit's sensitivity is the error of the outputs with this unit alone in 8 bits, on the real kernels and one batch that
+is held out: as many runs of one batch as there are units. What it saves is timed on the unit cut out, through the cost
+cache, and so is what two neighbours save once more together; units that are alike are timed once.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
 
 from dlc import __version__, data, manifest, pipeline
-from dlc.artifact import MODEL, write_model
 from dlc.calibrate import calibrate
 from dlc.costs import Costs, canonical_text
 from dlc.errors import ModelError, Unsupported
-from dlc.harness.retention import Kept, kept
 from dlc.interface import Interface
 from dlc.journal import Evaluation, Journal, Sensitivity, key
 from dlc.manifest import Estimate
-from dlc.passes.base import Pass, clone, only_user, weight_bytes
-from dlc.passes.quantize_dynamic import QuantizeDynamic
+from dlc.passes.base import Pass, only_user, weight_bytes
 from dlc.passes.quantize_static import QuantizeStatic
 from dlc.passes.quantize_units import CLIPS, JOINS, MOVES, plan
-from dlc.passes.weighted import label, weighted_nodes
+from dlc.passes.weighted import label
 from dlc.recipe import Dataset, Recipe
 from dlc.region import Index, cut
-from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.trace import traced
 from dlc.search import Found, Link, Measured, Mix, Problem, Search, Unit, front, megabytes
+from dlc.stages.recovering import applied
+from dlc.stages.workshop import Workshop, file_bytes, leaving
 from dlc.target import Target
 from dlc.types import Bytes, Feeds
 
-FORMAT = "1"
+FORMAT = "3"
 """Of what a journal's numbers mean; another one is another journal."""
 ABSORBED = (*CLIPS, "Add")
 """What is computed with a product: the clipping of its result, a bias."""
@@ -79,14 +76,14 @@ def mix(model: ir.Model, recipe: Recipe, costs: Costs, int8: Passes) -> Mixed:
     """Search the mix that the recipe asks for; Unsupported if there is nothing to search, or no data to search with."""
     if recipe.calibration is None:
         raise Unsupported("a mix is chosen on calibration data: give the recipe a calibration set")
-    chooses, judges = halves(recipe.calibration)
-    passes = _complete(int8(model, replace(recipe, calibration=chooses), costs.target), model, chooses, costs)
-    workshop = Workshop(model, passes, recipe, costs, judges)
+    folds = halves(recipe.calibration)
+    passes = [_complete(int8(model, replace(recipe, calibration=d), costs.target), model, d, costs) for d in folds]
+    workshop = Workshop(model, passes, recipe, costs, recipe.calibration)
     names = workshop.names
     if not names:
         raise Unsupported("no node can compute in 8 bits: int8 says why")
     journal = Journal(_file(workshop, recipe.calibration))
-    units = _units(workshop, names, chooses, journal)
+    units = _units(workshop, names, folds[1], journal)
     if not units:
         raise Unsupported("every unit gives NaN or infinity in 8 bits")
     by_size = recipe.mixed.objective.within_bytes is not None
@@ -99,7 +96,11 @@ def mix(model: ir.Model, recipe: Recipe, costs: Costs, int8: Passes) -> Mixed:
 
     options = recipe.mixed
     found = Search(problem, options.objective, evaluate, options.evaluations, options.seconds).run()
-    return _answer(workshop, names, found)
+    answer = _answer(workshop, names, found)
+    if found.best is None or not answer.passes:
+        return answer
+    whole = _complete(int8(model, recipe, costs.target), model, recipe.calibration, costs)
+    return replace(answer, passes=tuple(leaving(whole, [n for n in names if n not in found.best])))
 
 
 def halves(dataset: Dataset) -> tuple[Dataset, Dataset]:
@@ -134,65 +135,9 @@ def _complete(passes: Sequence[Pass], model: ir.Model, chooses: Dataset, costs: 
         return list(passes)
     values = dict.fromkeys(str(v.name) for u in plan(model, {}).units for v in (*u.inputs, u.output))
     missing = [name for name in values if name not in last.ranges]
-    more = calibrate(model, chooses.batches(), missing, threads=costs.target.threads) if missing else {}
+    even = applied(model, before)
+    more = calibrate(even, chooses.batches(), missing, threads=costs.target.threads) if missing else {}
     return [*before, replace(last, ranges={**last.ranges, **more})]
-
-
-@dataclass(frozen=True, slots=True)
-class Workshop:
-    """Builds mixes of one model and measures them; ``names``: of its units, the weighted nodes that 8 bits fit."""
-
-    model: ir.Model
-    passes: Sequence[Pass]
-    recipe: Recipe
-    costs: Costs
-    judges: Dataset
-    names: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        [*_, record] = pipeline.run(clone(self.model), self.passes)
-        applied = {s.node for s in record.sites if s.applied}
-        units = [label(n) for n in weighted_nodes(self.model.graph) if label(n) in applied]
-        object.__setattr__(self, "names", units)
-
-    def leaving(self, excluded: Sequence[str]) -> list[Pass]:
-        """Passes that leave these nodes in FP32."""
-        *before, last = self.passes
-        if not isinstance(last, (QuantizeStatic, QuantizeDynamic)):
-            raise Unsupported(f"{last.name} cannot leave nodes out")
-        return [*before, replace(last, exclude=(*last.exclude, *excluded))]
-
-    def build(self, chosen: Mix) -> ir.Model:
-        """Return the model with these units in 8 bits."""
-        model = clone(self.model)
-        pipeline.run(model, self.leaving([n for n in self.names if n not in chosen]))
-        return model
-
-    def keeps(self, changed: ir.Model, dataset: Dataset) -> Kept:
-        """Run a mix beside FP32."""
-        rng = np.random.default_rng(self.costs.seed)
-        with OrtCpuRunner(self.model, self.costs.config) as fp32, OrtCpuRunner(changed, self.costs.config) as mixed:
-            return kept(fp32, mixed, dataset, self.recipe.metric, self.recipe.prediction, rng)
-
-    def measure(self, chosen: Mix) -> Measured:
-        """Measure a mix: what it keeps of the held-out data, its latency and FP32's in turns, its size as a file."""
-        start, changed = time.perf_counter(), self.build(chosen)
-        cost = self.costs.whole(self.model, changed)
-        try:
-            share, refuted = self.keeps(changed, self.judges).share, None
-        except ModelError as error:
-            share, refuted = Estimate(value=0.0, low=0.0, high=0.0), str(error)
-        return Measured(
-            ms=cost.after_ns / 1e6, ratio=cost.ratio, kept=share, bytes=file_bytes(changed), refuted=refuted,
-            seconds=time.perf_counter() - start,
-        )  # fmt: skip
-
-
-def file_bytes(model: ir.Model) -> Bytes:
-    """Bytes of a model as it is shipped, external data included."""
-    with TemporaryDirectory(prefix="dlc-") as folder:
-        write_model(Path(folder), model)
-        return sum(f.stat().st_size for f in Path(folder).glob(f"{MODEL}*"))
 
 
 def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
@@ -200,7 +145,9 @@ def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
     costs, recipe = workshop.costs, workshop.recipe
     if costs.table.file is None:
         return None
-    options = [f"{p.name} {[(f.name, getattr(p, f.name)) for f in fields(p)]}" for p in workshop.passes]  # type: ignore[arg-type]
+    options = [
+        str(each) for passes in workshop.folds for each in passes
+    ]  # what they learned follows from the model and the data
     metric = recipe.metric.name if recipe.metric else ""
     seen = data.inspect(dataset, Interface.of(workshop.model)).sha256
     sizes = [f"{name} {array.shape}" for name, array in costs.feeds.items()]
@@ -208,14 +155,14 @@ def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
     return costs.table.file.parent / "searches" / f"{name}.jsonl"
 
 
-def _units(workshop: Workshop, names: Sequence[str], chooses: Dataset, journal: Journal) -> list[Unit]:
+def _units(workshop: Workshop, names: Sequence[str], held: Dataset, journal: Journal) -> list[Unit]:
     """Tell of each unit what it loses, and what it saves; one whose outputs are of no use is none."""
     loss: float | None
-    first = replace(chooses, batches=lambda: islice(chooses.batches(), 1), targets=None)
+    first = replace(held, batches=lambda: islice(held.batches(), 1), targets=None)
     for name in names:
         if name not in journal.losses:
             try:
-                loss = max(workshop.keeps(workshop.build(frozenset([name])), first).loss, 0.0)
+                loss = max(workshop.keeps([workshop.build(frozenset([name]))], first).loss, 0.0)
             except ModelError:
                 loss = None
             journal.add(Sensitivity(unit=name, loss=loss))
@@ -265,7 +212,7 @@ def _region(model: ir.Model, names: Sequence[str]) -> list[str]:
 
 def _saved(workshop: Workshop, places: Mapping[Key, list[str]]) -> dict[Key, tuple[float, Bytes]]:
     """Cut places out, time them in FP32 and in 8 bits, and say what a run and a file save; 0 where that fails."""
-    index, costs, last = Index(workshop.model), workshop.costs, workshop.passes[-1]
+    index, costs, last = Index(workshop.model), workshop.costs, workshop.folds[0][-1]
     cuts: dict[Key, tuple[ir.Model, ir.Model]] = {}
     for name, nodes in places.items():
         before, after = cut(index, nodes), cut(index, nodes)
@@ -309,7 +256,7 @@ def _answer(workshop: Workshop, names: Sequence[str], found: Found) -> Mixed:
     if found.best is None:
         nearest = known[found.nearest] if found.nearest else plain
         return Mixed((), record, f"no mix is {objective}; the nearest {_words(records[id(nearest)])}")
-    return Mixed(tuple(workshop.leaving(records[id(known[found.best])].excluded)), record)
+    return Mixed(tuple(leaving(workshop.folds[0], records[id(known[found.best])].excluded)), record)
 
 
 def _record(found: Measured, excluded: Sequence[str]) -> manifest.MixRecord:

@@ -19,7 +19,7 @@ from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
-from dlc.stages.calibrating import recovered, static_int8
+from dlc.stages.calibrating import recovered
 from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
@@ -64,7 +64,7 @@ def build(
         if precision in REWRITTEN and (came := quantized_operators(model)):
             raise Unsupported(_again(came))
         if precision == "mixed":
-            mixed = mix(model, recipe, costs, plain_int8)
+            mixed = mix(model, recipe, costs, _int8)
             passes, search, notes = list(mixed.passes), mixed.record, mixed.notes
             if mixed.reason:
                 return Build(precision, None, reason=mixed.reason, search=search)
@@ -99,24 +99,18 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
     )
 
 
-def plain_int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
+def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
-    return _int8(model, recipe, target, recover=False)
-
-
-def _int8(model: ir.Model, recipe: Recipe, target: Target, *, recover: bool = True) -> list[Pass]:
     reduce_range, data, threads = not target.integer_dot, recipe.calibration, target.threads
     if not any(node.op_type == "Conv" for node in model.graph):
         plain = QuantizeDynamic(reduce_range=reduce_range)
-        if data is None or not recover:
+        if data is None:
             return [plain]
         return dynamic(model, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram)
     if data is None:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    if not recover:
-        return [static_int8(model, recipe, data, reduce_range=reduce_range, threads=threads)]
     return recovered(model, recipe, data, reduce_range=reduce_range, threads=threads)
 
 

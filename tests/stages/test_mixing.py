@@ -25,9 +25,10 @@ from dlc.recipe import Dataset, Recipe
 from dlc.runtimes.session import SessionConfig
 from dlc.search import Measured, Mix, Mixing, Objective
 from dlc.stages import mixing
-from dlc.stages.mixing import Workshop, halves, mix, neighbours
+from dlc.stages.mixing import halves, mix, neighbours
 from dlc.stages.rewriting import Rewritten
 from dlc.stages.variants import PASSES_OF, Build, build
+from dlc.stages.workshop import Workshop, leaving
 from dlc.target import detect
 from dlc.types import Array, Feeds
 from tests.cli.conftest import FEATURES, classifier
@@ -94,7 +95,7 @@ def test_an_interrupted_search_goes_on_where_it_stopped(
     costs = replace(costs, table=CostTable(tmp_path / "costs.sqlite", seen=dict(costs.table.seen)))
     asked, kept, alone = asking(recipe, keep=0.99999), Workshop.keeps, list[str]()
 
-    def interrupted(self: Workshop, changed: ir.Model, dataset: Dataset) -> object:
+    def interrupted(self: Workshop, changed: list[ir.Model], dataset: Dataset) -> object:
         alone.append(dataset.name)
         if len(alone) == 3:
             raise KeyboardInterrupt
@@ -158,10 +159,10 @@ def test_every_mix_has_the_ranges_it_needs(network: tuple[Recipe, ir.Model, Cost
     recipe, model, costs = network
     assert recipe.calibration is not None
     passes = mixing._complete(INT8(model, recipe, costs.target), model, recipe.calibration, costs)
-    workshop = Workshop(model, passes, recipe, costs, recipe.calibration)
+    workshop = Workshop(model, [passes], recipe, costs, recipe.calibration)
     for name in (names := workshop.names):
         changed = ir.Model.clone(model)
-        [*_, record] = run(changed, workshop.leaving([n for n in names if n != name]))
+        [*_, record] = run(changed, leaving(passes, [n for n in names if n != name]))
         assert [s.node for s in record.sites if s.applied and s.node in names] == [name]
 
 
