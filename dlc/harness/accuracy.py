@@ -10,6 +10,7 @@ import numpy as np
 from dlc import manifest
 from dlc.errors import DataError, DlcError, ModelError, RecipeError
 from dlc.harness.agreement import AgreementMeter
+from dlc.harness.detection import area_under_curve, equal_error_rate, verification_rows
 from dlc.progress import Progress, Silent
 from dlc.recipe import Dataset
 from dlc.runtimes.base import Runner
@@ -18,11 +19,11 @@ from dlc.types import Array, Feeds, Floats, Outputs
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A task metric that can be resampled example by example; higher is better.
+    """A task metric that can be resampled example by example.
 
     ``rows`` turns predictions [n, ...] and targets [n, ...] into values per example, [n, k]. ``statistic`` turns any
     selection of those rows into the metric. ``classes``: the first output scores classes, so that agreement with the
-    reference counts equal choices.
+    reference counts equal choices. ``higher_is_better``: False for errors.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Metric:
     rows: Callable[[Array, Array], Floats]
     statistic: Callable[[Floats], float]
     classes: bool = False
+    higher_is_better: bool = True
 
 
 Prediction = Callable[[Feeds, Outputs], Array]
@@ -193,6 +195,16 @@ def _percent(rows: Floats) -> float:
     return 100.0 * float(rows.mean())
 
 
+def _distances(predictions: Array, targets: Array) -> Floats:
+    apart = np.abs(predictions.astype(np.float64) - targets)
+    distances: Floats = apart.reshape(len(apart), -1).mean(axis=1, keepdims=True)
+    return distances
+
+
+def _mean(rows: Floats) -> float:
+    return float(rows.mean())
+
+
 def _pairs(predictions: Array, targets: Array) -> Floats:
     pairs: Floats = np.stack([predictions.reshape(-1), targets.reshape(-1)], axis=1).astype(np.float64)
     return pairs
@@ -211,4 +223,7 @@ def _spearman(rows: Floats) -> float:
 METRICS = {
     "top1": Metric("top1", "%", _hits, _percent, classes=True),
     "spearman": Metric("spearman", "/100", _pairs, _spearman),
+    "auc": Metric("auc", "%", _pairs, area_under_curve),
+    "eer": Metric("eer", "%", verification_rows, equal_error_rate, higher_is_better=False),
+    "mae": Metric("mae", "", _distances, _mean, higher_is_better=False),
 }
