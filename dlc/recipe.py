@@ -116,7 +116,9 @@ class Recipe:
 
     ``inputs`` and ``outputs`` name a module's arguments and results in order; for ONNX files they are read from the
     graph; ``inputs`` may add dims and value bounds. ``prediction`` turns the feeds and outputs of one batch into one
-    row per example, [b, ...], for ``metric``; default: the first output. ``invariants``: what holds for every input.
+    row per example, [b, ...], for ``metric``; default: the first output. ``state`` names, for each input that carries
+    state, the output to feed back: a batch of ``evaluation`` is then a sequence, [steps, ...] on all other inputs and
+    outputs; ``calibration`` holds single steps. ``invariants``: what holds for every input.
     ``calibrate``: how ranges are chosen on the data of ``calibration``.
 
     ``rewrites``: rules of onnxscript's rewriter, or rewrites, of the user's own; measured and checked as ours are.
@@ -139,6 +141,7 @@ class Recipe:
     expect_fusions: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     invariants: tuple[Invariant, ...] = ()
+    state: Mapping[str, str] = field(default_factory=dict)
     calibrate: Calibration = DEFAULT
 
     def __post_init__(self) -> None:
@@ -178,7 +181,7 @@ class Recipe:
 
     def _accept_plain_words(self) -> None:
         """Let a path, a variant and a metric be written as text; refuse containers that are no mapping."""
-        for name in ("inputs", "dims", "expect_fusions"):
+        for name in ("inputs", "dims", "expect_fusions", "state"):
             if not isinstance(given := getattr(self, name), Mapping):
                 raise RecipeError(f"{name} maps names to declarations, {{'x': …}}; it is a {type(given).__name__}")
         if isinstance(self.source, str):

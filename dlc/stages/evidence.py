@@ -124,7 +124,7 @@ def _score(
         progress.stage("measure accuracy")
         return evaluate(
             runners, recipe.evaluation, reference=REFERENCE, metric=recipe.metric, prediction=recipe.prediction,
-            progress=progress,
+            state=recipe.state, progress=progress,
         )  # fmt: skip
     progress.stage("measure agreement")
     unlabelled = replace(recipe.calibration, targets=None) if recipe.calibration else seeded(exported)
