@@ -1,0 +1,86 @@
+"""What int8 makes of recurrent operators, and how several passes share one list of what became of each."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dlc import pipeline
+from dlc.passes.base import Site, weight_bytes
+from dlc.passes.quantize_dynamic import QuantizeDynamic
+from dlc.pipeline import PassRecord
+from dlc.stages.recurrent import outcomes, recurrent
+from dlc.target import detect
+from dlc.types import Array, Feeds
+from tests.passes.texts import compute
+from tests.passes.weights import sqnr, weighted
+
+K, H = 32, 32
+RNG = np.random.default_rng(0)
+
+
+def random(*shape: int) -> Array:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+def body(op: str, gates: int) -> str:
+    """A product, then a recurrent operator."""
+    return f"""g (float[t, n, {K}] x, float[{K}, {K}] m, float[1, {gates * H}, {K}] w, float[1, {gates * H}, {H}] r)
+        => (float[t, 1, n, {H}] y) {{
+        f = MatMul(x, m)
+        y = {op}<hidden_size = {H}>(f, w, r)
+    }}"""
+
+
+def model(op: str, gates: int) -> ir.Model:
+    return weighted(body(op, gates), {"m": random(K, K), "w": random(1, gates * H, K), "r": random(1, gates * H, H)})
+
+
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_each_operator_takes_the_form_that_has_a_kernel(op: str, gates: int) -> None:
+    before = model(op, gates)
+    after = before.clone()
+    records = pipeline.run(after, [*recurrent(after, detect()), QuantizeDynamic()])
+    converted = {s.op: s.reason for s in outcomes(records) if s.applied}
+    assert converted == {"MatMul": None, op: None}
+    kinds = {n.op_type for n in after.graph}
+    assert ("DynamicQuantizeLSTM" in kinds) == (op == "LSTM")
+    assert (op in kinds) == (op != "LSTM")
+    # a byte for four, and scales: of blocks of 32 elements 4 bytes each, of columns 5 each with the zero point
+    assert weight_bytes(after) < 0.5 * weight_bytes(before)
+    feeds: Feeds = {"x": random(3, 2, K) * np.float32(0.1)}
+    # 8 bits of weights and of activations give some 40 dB each; a wrong gate gives none.
+    assert sqnr(compute(before, feeds)["y"], compute(after, feeds)["y"]) > 20
+
+
+def test_nothing_recurrent_needs_no_pass() -> None:
+    plain = weighted(
+        f"g (float[n, {K}] x, float[{K}, {K}] m) => (float[n, {K}] y) {{ y = MatMul(x, m) }}", {"m": random(K, K)}
+    )
+    assert recurrent(plain, detect()) == []
+
+
+def test_a_small_gru_is_left_and_the_rest_is_quantized() -> None:
+    """The pass for recurrent operators is not the only one, so that it is no error if it finds nothing to do."""
+    small = weighted(
+        f"""g (float[t, n, {K}] x, float[{K}, 2] m, float[1, 6, 2] w, float[1, 6, 2] r) => (float[t, 1, n, 2] y) {{
+            f = MatMul(x, m)
+            y = GRU<hidden_size = 2>(f, w, r)
+        }}""",
+        {"m": random(K, 2), "w": random(1, 6, 2), "r": random(1, 6, 2)},
+    )
+    records = pipeline.run(small, [*recurrent(small, detect()), QuantizeDynamic()])
+    assert {s.op: s.reason for s in outcomes(records)} == {
+        "GRU": "weight has 12 elements, fewer than min_elements=512", "MatMul": None
+    }  # fmt: skip
+
+
+def test_the_pass_that_took_a_node_speaks_for_it_and_else_the_first() -> None:
+    def record(*sites: Site) -> PassRecord:
+        return PassRecord("p", {}, any(s.applied for s in sites), sites, 2, 2, 0.0)
+
+    first = record(Site("p", "a", "LSTM", "no"), Site("p", "b", "LSTM", "never"))
+    second = record(Site("q", "a", "LSTM", None), Site("q", "b", "LSTM", "other"), Site("q", "c", "Gemm", None))
+    found = outcomes([first, second])
+    assert [(s.rewrite, s.node, s.reason) for s in found] == [("q", "a", None), ("p", "b", "never"), ("q", "c", None)]
