@@ -7,10 +7,16 @@ import onnx_ir as ir
 import pytest
 
 from dlc import pipeline
+from dlc.costs import Costs
+from dlc.interface import Interface
 from dlc.passes.base import Site, weight_bytes
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.pipeline import PassRecord
+from dlc.recipe import Dataset, Recipe
+from dlc.runtimes.session import SessionConfig
 from dlc.stages.recurrent import outcomes, recurrent
+from dlc.stages.rewriting import Rewritten
+from dlc.stages.variants import Build, build
 from dlc.target import detect
 from dlc.types import Array, Feeds
 from tests.passes.texts import compute
@@ -84,3 +90,48 @@ def test_the_pass_that_took_a_node_speaks_for_it_and_else_the_first() -> None:
     second = record(Site("q", "a", "LSTM", None), Site("q", "b", "LSTM", "other"), Site("q", "c", "Gemm", None))
     found = outcomes([first, second])
     assert [(s.rewrite, s.node, s.reason) for s in found] == [("q", "a", None), ("p", "b", "never"), ("q", "c", None)]
+
+
+def alone(before: str = "Relu", constants: bool = True) -> ir.Model:
+    """One LSTM after another operator, and nothing else that has weights."""
+    body = f"""g (float[t, n, {K}] x, float[1, {4 * H}, {K}] w, float[1, {4 * H}, {H}] r) => (float[t, 1, n, {H}] y) {{
+        f = {before}(x)
+        y = LSTM<hidden_size = {H}>(f, w, r)
+    }}"""
+    return weighted(body, {"w": random(1, 4 * H, K), "r": random(1, 4 * H, H)} if constants else {})
+
+
+def int8(model: ir.Model, calibration: Dataset | None = None) -> Build:
+    feeds = {
+        t.name: random(*(d if isinstance(d, int) else 3 for d in t.shape or ())) for t in Interface.of(model).inputs
+    }
+    costs = Costs(detect(), SessionConfig(), feeds)
+    recipe = Recipe(name="net", source="net.onnx", calibration=calibration)  # type: ignore[arg-type]
+    return build("int8", Rewritten(model), recipe, costs)
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_net_of_an_lstm_alone_is_built(calibrated: bool) -> None:
+    data = Dataset("sequences", lambda: [{"x": random(3, 2, K)}] * 2)
+    built = int8(alone(), data if calibrated else None)
+    assert built.model is not None, built.reason
+    assert built.quantized is not None
+    assert (built.quantized.converted, built.quantized.left) == ({"LSTM": 1}, ())
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (alone("Identity"), "nothing was converted: LSTM: it reads the input 'x'"),
+        (alone(constants=False), "nothing was converted: LSTM: W is not constant"),
+    ],
+    ids=["reads features", "no weights"],
+)
+def test_where_nothing_is_quantized_int8_is_not_built(model: ir.Model, says: str) -> None:
+    assert int8(model).reason.startswith(says)
+
+
+def test_a_net_that_was_quantized_is_not_quantized_again() -> None:
+    once = int8(alone()).model
+    assert once is not None
+    assert "the model is quantized already (DynamicQuantizeLSTM ×1)" in int8(once).reason
