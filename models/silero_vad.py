@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib.util
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,21 +144,23 @@ def sequences(folder: Path) -> Dataset:
 
 def steps(folder: Path) -> Dataset:
     """Single steps of other recordings of the same speakers, with the states that the trained model reaches there."""
-    others = [each for number, each in _numbered(folder) if number == EACH]
+    return Dataset("LibriSpeech, other recordings", lambda: reached(folder), source=librispeech.SOURCE)
 
-    def batches() -> Iterator[Feeds]:
-        import torch
 
-        detector = module()
-        for sound in map(_recording, others):
-            state = torch.from_numpy(start())
-            for number, chunk in enumerate(chunks(sound)[:, None]):
-                if number % CALIBRATION_STEP == 0:
-                    yield {"audio": chunk, "state": state.numpy()}
-                with torch.no_grad():
-                    _, state = detector(torch.from_numpy(chunk), state)
+@cache  # calibration reads them a dozen times; they are small
+def reached(folder: Path) -> tuple[Feeds, ...]:
+    """Every so many steps of the recordings that calibrate, run by the trained model from the start."""
+    import torch
 
-    return Dataset("LibriSpeech, other recordings", batches, source=librispeech.SOURCE)
+    detector, found = module(), list[Feeds]()
+    for sound in (_recording(each) for number, each in _numbered(folder) if number == EACH):
+        state = torch.from_numpy(start())
+        for number, chunk in enumerate(chunks(sound)[:, None]):
+            if number % CALIBRATION_STEP == 0:
+                found.append({"audio": chunk, "state": state.numpy()})
+            with torch.no_grad():
+                _, state = detector(torch.from_numpy(chunk), state)
+    return tuple(found)
 
 
 def start() -> Array:
