@@ -13,7 +13,7 @@ or read in a subgraph; and operators without a weight-only form.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -61,6 +61,7 @@ class QuantizeWeights(Pass):
     accuracy_level: int = 4
     min_elements: int = 512
     operators: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for option in ("bits", "conv_bits"):

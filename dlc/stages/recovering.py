@@ -14,6 +14,7 @@ import onnx_ir as ir
 from dlc import pipeline
 from dlc.calibration import MAX_RAM
 from dlc.harness.agreement import AgreementMeter
+from dlc.manifest import Agreement
 from dlc.moments import moments
 from dlc.passes.base import Pass, clone
 from dlc.passes.quantize_dynamic import QuantizeDynamic
@@ -60,13 +61,18 @@ def closest(model: ir.Model, forms: Sequence[Form], data: Dataset, *, threads: i
 
 def sqnr_db(model: ir.Model, form: Pass | Sequence[Pass], data: Dataset, threads: int) -> float:
     """SQNR of a model's outputs after passes, against those before them."""
+    return agreement(model, form, data, threads).sqnr_db
+
+
+def agreement(model: ir.Model, form: Pass | Sequence[Pass], data: Dataset, threads: int) -> Agreement:
+    """Agreement of a model's outputs after passes with those before them, batch by batch."""
     changed, meter = applied(model, form), AgreementMeter()
     config = SessionConfig(intra_op_threads=threads)
     with OrtCpuRunner(model, config) as before, OrtCpuRunner(changed, config) as after:
         for feeds in data.batches():
             batch = next((a.shape[0] for a in feeds.values() if a.ndim), 1)
             meter.add(after.run(feeds), before.run(feeds), batch=batch)
-    return meter.result().sqnr_db
+    return meter.result()
 
 
 def applied(model: ir.Model, form: Pass | Sequence[Pass]) -> ir.Model:

@@ -15,6 +15,8 @@ from dlc.passes.base import Pass, Site
 from dlc.passes.quantize_lstm import QuantizeLstm
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import PassRecord
+from dlc.recipe import Recipe
+from dlc.stages.recovering import agreement
 from dlc.target import Target
 
 STORED = ("GRU", "RNN")
@@ -29,6 +31,23 @@ def recurrent(model: ir.Model, target: Target) -> list[Pass]:
     if kinds.intersection(STORED):
         found.append(QuantizeWeights(bits=8, operators=STORED))
     return found
+
+
+def agreeing(model: ir.Model, passes: list[Pass], recipe: Recipe, target: Target) -> list[Pass]:
+    """Return the passes; or those for weights alone, where the outputs move away further than the recipe allows.
+
+    Measured on the calibration data, as far as ``Gates.agreement`` asks for it. LSTMs compute in int8 either way.
+    """
+    least, data = recipe.gates.agreement, recipe.calibration
+    if least is None or data is None:
+        return passes
+    found = agreement(model, passes, data, target.threads).cosine
+    if found >= least:
+        return passes
+    note = (
+        f"weights alone take 8 bits: with activations the cosine with FP32 was {found:.3f}, below the gate's {least:g}"
+    )
+    return [*recurrent(model, target), QuantizeWeights(bits=8, notes=(note,))]
 
 
 def outcomes(records: Iterable[PassRecord]) -> tuple[Site, ...]:

@@ -25,7 +25,7 @@ from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
 from dlc.stages.mixing import mix
 from dlc.stages.recovering import dynamic
-from dlc.stages.recurrent import outcomes, recurrent
+from dlc.stages.recurrent import agreeing, outcomes, recurrent
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
 from dlc.types import Bytes
@@ -125,7 +125,9 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target, *, recover: bool = Tr
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
     "fp16": lambda model, recipe, _target: [fp16(model, recipe)],
     "bf16": lambda model, recipe, _target: [bf16(model, recipe)],
-    "int8": lambda model, recipe, target: [*recurrent(model, target), *_int8(model, recipe, target)],
+    "int8": lambda model, recipe, target: agreeing(
+        model, [*recurrent(model, target), *_int8(model, recipe, target)], recipe, target
+    ),
     "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
 

@@ -11,10 +11,11 @@ from dlc.costs import Costs
 from dlc.interface import Interface
 from dlc.passes.base import Site, weight_bytes
 from dlc.passes.quantize_dynamic import QuantizeDynamic
+from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import PassRecord
-from dlc.recipe import Dataset, Recipe
+from dlc.recipe import Dataset, Gates, Recipe
 from dlc.runtimes.session import SessionConfig
-from dlc.stages.recurrent import outcomes, recurrent
+from dlc.stages.recurrent import agreeing, outcomes, recurrent
 from dlc.stages.rewriting import Rewritten
 from dlc.stages.variants import Build, build
 from dlc.target import detect
@@ -135,3 +136,16 @@ def test_a_net_that_was_quantized_is_not_quantized_again() -> None:
     once = int8(alone()).model
     assert once is not None
     assert "the model is quantized already (DynamicQuantizeLSTM ×1)" in int8(once).reason
+
+
+@pytest.mark.parametrize(("least", "weights_alone"), [(None, False), (0.5, False), (1.0, True)])
+def test_weights_alone_take_8_bits_where_the_outputs_would_move_too_far(
+    least: float | None, *, weights_alone: bool
+) -> None:
+    data = Dataset("sequences", lambda: [{"x": random(3, 2, K)}] * 2)
+    recipe = Recipe(name="net", source="net.onnx", calibration=data, gates=Gates(agreement=least))  # type: ignore[arg-type]
+    before = model("LSTM", 4)
+    lstm, last = agreeing(before, [*recurrent(before, detect()), QuantizeDynamic()], recipe, detect())
+    assert lstm.name == "quantize-lstm"
+    assert isinstance(last, QuantizeWeights) == weights_alone
+    assert [note.startswith("weights alone take 8 bits") for note in last.notes] == [True] * weights_alone
