@@ -33,10 +33,17 @@ class Paired:
     drop: Estimate
 
 
-def metric(rows: Floats, statistic: Statistic, *, rng: np.random.Generator, resamples: int = RESAMPLES) -> Estimate:
-    """Estimate a metric from its rows per example [n, k]."""
+def metric(
+    rows: Floats, statistic: Statistic, *, rng: np.random.Generator, resamples: int = RESAMPLES,
+    higher_is_better: bool = True,
+) -> Estimate:  # fmt: skip
+    """Estimate a metric from its rows per example [n, k].
+
+    A resample without a score counts as 0 where higher is better; of an error that would flatter, and it is left out.
+    """
     draws = np.array([statistic(rows[i]) for i in _resampled(len(rows), resamples, rng)])
-    return _estimate(_score(statistic, rows), _sound(draws))
+    value = _score(statistic, rows)
+    return _estimate(value, _sound(draws) if higher_is_better else np.append(draws[np.isfinite(draws)], value))
 
 
 def paired(

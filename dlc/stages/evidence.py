@@ -155,4 +155,6 @@ def _accuracy(metric: Metric | None, reference: Evaluation, own: Evaluation, see
 def _reference_value(metric: Metric | None, reference: Evaluation, seed: int) -> manifest.Estimate | None:
     if metric is None or reference.rows is None:
         return None
-    return statistics.metric(reference.rows, metric.statistic, rng=np.random.default_rng(seed))
+    return statistics.metric(
+        reference.rows, metric.statistic, rng=np.random.default_rng(seed), higher_is_better=metric.higher_is_better
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from dlc import Recipe
+import dlc
+from dlc import Dim, Recipe
 from dlc.data import inspect
 from dlc.errors import DataError, RecipeError
 from dlc.harness.accuracy import METRICS, evaluate
@@ -17,6 +19,7 @@ from dlc.interface import Interface
 from dlc.recipe import Dataset
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.stages.record import ONE_STEP, check_data
+from dlc.target import detect
 from dlc.types import Array, Feeds
 
 SUM = """<ir_version: 10, opset_import: ["" : 20]>
@@ -133,3 +136,18 @@ def test_a_batch_without_steps_is_named() -> None:
     data = Dataset("sums", lambda: [FEEDS, {**FEEDS, "x": X[:0]}])
     with pytest.raises(DataError, match="'sums', batch 1: a sequence needs"):
         inspect(data, INTERFACE, STATE)
+
+
+def test_a_compile_judges_over_sequences(tmp_path: Path) -> None:
+    file = tmp_path / "sums.onnx"
+    file.write_bytes(ir.to_proto(ir.from_onnx_text(SUM)).SerializeToString())
+    recipe = Recipe(
+        name="sums", source=file, dims={"b": Dim(1, 4)}, state=STATE, metric=METRICS["mae"],
+        evaluation=Dataset("sums", lambda: [FEEDS], targets=lambda: np.zeros((3, 2))),
+        prediction=lambda _, outputs: outputs["y"][:, 0], variants=("fp32",),
+    )  # fmt: skip
+    (record,) = dlc.compile(recipe, detect(), tmp_path / "build").artifact.manifest.variants
+    assert record.accuracy is not None
+    assert record.accuracy.value.value == pytest.approx(np.mean([1.5, 4, 8.5]))
+    assert record.agreement is not None
+    assert record.agreement.examples == 1

@@ -191,6 +191,8 @@ def test_a_resample_without_an_error_rate_is_left_out() -> None:
     found = statistics.paired(rows, rows, eer.statistic, rng=np.random.default_rng(0), higher_is_better=False)
     assert found.retention == Estimate(value=1.0, low=1.0, high=1.0)
     assert found.value.low > 0
+    alone = statistics.metric(rows, eer.statistic, rng=np.random.default_rng(0), higher_is_better=False)
+    assert alone == found.value
 
 
 @pytest.mark.parametrize("higher_is_better", [True, False])
