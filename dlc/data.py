@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlc.errors import DataError, DlcError
+from dlc.harness.sequences import steps
 from dlc.interface import Interface
 from dlc.recipe import Dataset
 from dlc.runtimes.base import check_finite
@@ -28,13 +29,16 @@ class DataSummary:
     hashes: tuple[bytes, ...]
 
 
-def inspect(dataset: Dataset, interface: Interface) -> DataSummary:
-    """Read a data set once; DataError names the batch and the input that does not fit the model."""
+def inspect(dataset: Dataset, interface: Interface, state: Mapping[str, str] | None = None) -> DataSummary:
+    """Read a data set once; DataError names the batch and the input that does not fit the model.
+
+    ``state``: what a stateful model feeds back; a batch is then a sequence, each step of which must fit.
+    """
     seen, hashes, batches = hashlib.sha256(), list[bytes](), 0
-    for where, feeds in checked(dataset, interface):
+    for where, feeds in checked(dataset, interface, state):
         for name in sorted(feeds):
             _update(seen, name, feeds[name])
-        rows = list(_hashes(feeds, interface))
+        rows = [row for each in steps(feeds, state or {}) for row in _hashes(each, interface)]
         if not rows:
             raise DataError(f"{where} holds no example; leave empty batches out")
         hashes.extend(rows)
@@ -42,7 +46,7 @@ def inspect(dataset: Dataset, interface: Interface) -> DataSummary:
     if not hashes:
         raise DataError(f"data set {dataset.name!r} is empty: batches() gave none")
     if (targets := _targets(dataset)) is not None:
-        _check_targets(dataset.name, targets, len(hashes))
+        _check_targets(dataset.name, targets, len(hashes), batches)
         _update(seen, "targets", targets)
     return DataSummary(len(hashes), batches, seen.hexdigest(), tuple(hashes))
 
@@ -53,10 +57,12 @@ def leaked(calibration: DataSummary, evaluation: DataSummary) -> int:
     return sum(h in known for h in calibration.hashes)
 
 
-def checked(dataset: Dataset, interface: Interface) -> Iterator[tuple[str, dict[str, Array]]]:
+def checked(
+    dataset: Dataset, interface: Interface, state: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, dict[str, Array]]]:
     """Yield the batches, each with its name for messages; DataError for one that does not fit the model."""
     for where, feeds in _batches(dataset):
-        _located(where, interface, feeds)
+        _located(where, interface, feeds, state or {})
         check_finite(feeds, where)
         yield where, feeds
 
@@ -92,9 +98,10 @@ def _arrays(name: str, index: int, feeds: object) -> dict[str, Array]:
     return {name: np.asarray(array) for name, array in feeds.items()}
 
 
-def _located(where: str, interface: Interface, feeds: Feeds) -> None:
+def _located(where: str, interface: Interface, feeds: Feeds, state: Mapping[str, str]) -> None:
     try:
-        interface.check_feeds(feeds)
+        for each in steps(feeds, state):
+            interface.check_feeds(each)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
 
@@ -125,10 +132,10 @@ def _batched(feeds: Feeds, interface: Interface) -> set[str]:
     return {t.name for t in interface.inputs if feeds[t.name].ndim and first.get(t.name) == batch}
 
 
-def _check_targets(name: str, targets: Array, examples: int) -> None:
-    """A prediction may join several rows into one (both sentences of a pair), so rows may be a multiple of targets."""
+def _check_targets(name: str, targets: Array, examples: int, batches: int) -> None:
+    """A prediction may join rows: some of them (both sentences of a pair), or a whole batch (the parts of a voice)."""
     count = len(targets) if targets.ndim else 0
-    if count == 0 or examples % count:
+    if count == 0 or (examples % count and count != batches):
         raise DataError(f"data set {name!r} has {count} targets for {examples} examples; give one target an example")
     if targets.dtype.kind != "f":
         return

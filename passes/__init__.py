@@ -28,6 +28,7 @@ PASSES = {
     "move-qdq": "dlc.passes.move_qdq:MoveQdq",
     "pool-mean": "dlc.passes.pool_mean:PoolMean",
     "quantize-dynamic": "dlc.passes.quantize_dynamic:QuantizeDynamic",
+    "quantize-lstm": "dlc.passes.quantize_lstm:QuantizeLstm",
     "quantize-static": "dlc.passes.quantize_static:QuantizeStatic",
     "quantize-weights": "dlc.passes.quantize_weights:QuantizeWeights",
     "share-dynamic-quantize": "dlc.passes.share_dynamic_quantize:ShareDynamicQuantize",

@@ -18,6 +18,7 @@ from dlc.logs import silent
 from dlc.passes.base import Pass, Rewritten, Site, graphs
 from dlc.passes.exact_rules import exact_rules, misfolded
 from dlc.passes.extents import extents
+from dlc.passes.gate_order import orders_gates
 from dlc.passes.name_sizes import name_sizes
 from dlc.passes.neutral import drop_neutral
 from dlc.passes.share_sizes import share_sizes
@@ -32,7 +33,7 @@ class Canonicalize(Pass):
     """Canonical form of a graph; its outputs and interface stay what they are.
 
     ``max_fold_input``, ``max_fold_output``: elements of the largest tensor that constant folding reads and writes.
-    ``max_transpose``: elements of the largest weight that a Transpose is folded into.
+    ``max_transpose``: elements of the largest weight that a Transpose, or an order of gates, is folded into.
     Sites are the Identity nodes; each is eliminated or kept for a reason.
     """
 
@@ -116,7 +117,9 @@ class Canonicalize(Pass):
             if _draws(node):
                 return False
             sizes = [v.const_value.size for v in node.inputs if v is not None and v.const_value is not None]
-            return False if sum(sizes) > self.max_transpose else None
+            if sum(sizes) > self.max_transpose:
+                return False
+            return True if orders_gates(node) else None
 
         folding: ir.passes.InPlacePass = Folding(
             shape_inference=True, input_size_limit=self.max_fold_input, output_size_limit=self.max_fold_output,

@@ -13,7 +13,7 @@ or read in a subgraph; and operators without a weight-only form.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -47,7 +47,8 @@ class QuantizeWeights(Pass):
     ``symmetric``: no zero points. ``search``: per block, the scale of least squared error instead of the covering one.
     ``accuracy_level``: what MatMulNBits may do to activations; 4 rounds them to int8 in blocks (measured on AVX2: 0.4
     to 0.6 of the FP32 time at one row, level with FP32 at 32), 0 keeps them FP32 (slower than FP32).
-    ``min_elements``: the smallest weight worth quantizing.
+    ``min_elements``: the smallest weight worth quantizing. ``operators``: visit these alone, for another pass does the
+    rest; then to quantize nothing is no error.
     """
 
     name: ClassVar[str] = "quantize-weights"
@@ -59,6 +60,8 @@ class QuantizeWeights(Pass):
     search: bool = True
     accuracy_level: int = 4
     min_elements: int = 512
+    operators: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         for option in ("bits", "conv_bits"):
@@ -72,8 +75,10 @@ class QuantizeWeights(Pass):
     def call(self, model: ir.Model) -> Rewritten:
         """Quantize each weighted node; Unsupported if no weight could be."""
         rewriter = _Rewriter(self, model.graph)
-        sites = [rewriter.rewrite(node) for node in list(weighted_nodes(model.graph))]
-        if not any(s.applied for s in sites):
+        chosen = self.operators or None
+        nodes = [n for n in weighted_nodes(model.graph) if chosen is None or n.op_type in chosen]
+        sites = [rewriter.rewrite(node) for node in nodes]
+        if chosen is None and not any(s.applied for s in sites):
             why = "; ".join(f"{s.op} {s.node!r}: {s.reason}" for s in sites[:3])
             raise Unsupported(f"quantize-weights: nothing was quantized: {why or 'no node reads a weight'}")
         drop_unused(model.graph, rewriter.replaced)

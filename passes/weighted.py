@@ -10,7 +10,7 @@ from dlc.passes.base import all_nodes
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
-QUANTIZED = ("DequantizeLinear", "GatherBlockQuantized", "MatMulNBits", "QuantizeLinear")
+QUANTIZED = ("DequantizeLinear", "DynamicQuantizeLSTM", "GatherBlockQuantized", "MatMulNBits", "QuantizeLinear")
 """Operators whose floating-point operands are scales."""
 
 

@@ -10,6 +10,8 @@ import numpy as np
 from dlc import manifest
 from dlc.errors import DataError, DlcError, ModelError, RecipeError
 from dlc.harness.agreement import AgreementMeter
+from dlc.harness.detection import area_under_curve, equal_error_rate, verification_rows
+from dlc.harness.sequences import run
 from dlc.progress import Progress, Silent
 from dlc.recipe import Dataset
 from dlc.runtimes.base import Runner
@@ -18,11 +20,11 @@ from dlc.types import Array, Feeds, Floats, Outputs
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A task metric that can be resampled example by example; higher is better.
+    """A task metric that can be resampled example by example.
 
     ``rows`` turns predictions [n, ...] and targets [n, ...] into values per example, [n, k]. ``statistic`` turns any
     selection of those rows into the metric. ``classes``: the first output scores classes, so that agreement with the
-    reference counts equal choices.
+    reference counts equal choices. ``higher_is_better``: False for errors.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Metric:
     rows: Callable[[Array, Array], Floats]
     statistic: Callable[[Floats], float]
     classes: bool = False
+    higher_is_better: bool = True
 
 
 Prediction = Callable[[Feeds, Outputs], Array]
@@ -52,24 +55,31 @@ class Evaluation:
 
 def evaluate(
     runners: Mapping[str, Runner], dataset: Dataset, *, reference: str, metric: Metric | None = None,
-    prediction: Prediction | None = None, progress: Progress = Silent(),  # noqa: B008 - has no state
+    prediction: Prediction | None = None, state: Mapping[str, str] | None = None,
+    progress: Progress = Silent(),  # noqa: B008 - has no state
 ) -> dict[str, Evaluation]:  # fmt: skip
     """Run all models batch by batch over one pass of the data; what stays in memory is predictions only.
 
     The reference must run, and run cleanly; another model that fails is a finding, recorded as its ``fault``.
+    ``state``: input to the output that is fed back to it; then a batch is a sequence (``harness.sequences``),
+    and one example where agreement is measured: the cosine of a single chance, say, would tell nothing.
     """
+    fed_back = state or {}
     targets = dataset.targets() if metric and dataset.targets else None
     predict = None if targets is None else prediction or _first_output
     classes = metric is not None and metric.classes
     tracks = {name: _Track(AgreementMeter(classes=classes)) for name in runners}
     for index, feeds in enumerate(dataset.batches()):
-        expected = _reference_outputs(runners[reference], feeds, index)
+        expected = _reference_outputs(runners[reference], feeds, fed_back, index)
+        examples = 1 if fed_back else _leading(feeds)
         for name, runner in runners.items():
             track = tracks[name]
             if track.fault is None:
-                outputs = expected if name == reference else _candidate_outputs(runner, feeds, expected, index, track)
+                outputs: Outputs | None = expected
+                if name != reference:
+                    outputs = _candidate_outputs(runner, feeds, fed_back, expected, index, track)
                 if outputs is not None:
-                    track.meter.add(outputs, expected, batch=_leading(feeds))
+                    track.meter.add(outputs, expected, batch=examples)
                     if predict is not None:
                         track.predictions.append(_predicted(predict, feeds, outputs, index))
         progress.advance()
@@ -94,8 +104,8 @@ class _Track:
     fault: str | None = None
 
 
-def _reference_outputs(runner: Runner, feeds: Feeds, batch: int) -> Outputs:
-    outputs = runner.run(feeds)
+def _reference_outputs(runner: Runner, feeds: Feeds, state: Mapping[str, str], batch: int) -> Outputs:
+    outputs = run(runner, feeds, state)
     for name, array in outputs.items():
         if array.dtype.kind == "f" and np.isnan(array).any():
             raise ModelError(
@@ -105,10 +115,12 @@ def _reference_outputs(runner: Runner, feeds: Feeds, batch: int) -> Outputs:
     return outputs
 
 
-def _candidate_outputs(runner: Runner, feeds: Feeds, expected: Outputs, batch: int, track: _Track) -> Outputs | None:
+def _candidate_outputs(
+    runner: Runner, feeds: Feeds, state: Mapping[str, str], expected: Outputs, batch: int, track: _Track
+) -> Outputs | None:
     """Run a candidate; a failure becomes the track's fault."""
     try:
-        outputs = runner.run(feeds)
+        outputs = run(runner, feeds, state)
         track.fault = next(_faults(outputs, expected, batch), None)
     except DlcError as error:
         track.fault = str(error)
@@ -193,6 +205,16 @@ def _percent(rows: Floats) -> float:
     return 100.0 * float(rows.mean())
 
 
+def _distances(predictions: Array, targets: Array) -> Floats:
+    apart = np.abs(predictions.astype(np.float64) - targets)
+    distances: Floats = apart.reshape(len(apart), -1).mean(axis=1, keepdims=True)
+    return distances
+
+
+def _mean(rows: Floats) -> float:
+    return float(rows.mean())
+
+
 def _pairs(predictions: Array, targets: Array) -> Floats:
     pairs: Floats = np.stack([predictions.reshape(-1), targets.reshape(-1)], axis=1).astype(np.float64)
     return pairs
@@ -211,4 +233,7 @@ def _spearman(rows: Floats) -> float:
 METRICS = {
     "top1": Metric("top1", "%", _hits, _percent, classes=True),
     "spearman": Metric("spearman", "/100", _pairs, _spearman),
+    "auc": Metric("auc", "%", _pairs, area_under_curve),
+    "eer": Metric("eer", "%", verification_rows, equal_error_rate, higher_is_better=False),
+    "mae": Metric("mae", "", _distances, _mean, higher_is_better=False),
 }

@@ -124,7 +124,7 @@ def _score(
         progress.stage("measure accuracy")
         return evaluate(
             runners, recipe.evaluation, reference=REFERENCE, metric=recipe.metric, prediction=recipe.prediction,
-            progress=progress,
+            state=recipe.state, progress=progress,
         )  # fmt: skip
     progress.stage("measure agreement")
     unlabelled = replace(recipe.calibration, targets=None) if recipe.calibration else seeded(exported)
@@ -146,11 +146,15 @@ def _accuracy(metric: Metric | None, reference: Evaluation, own: Evaluation, see
     if metric is None or reference.rows is None or own.rows is None:
         return None
     rng = np.random.default_rng(seed)
-    record = statistics.accuracy(metric.name, reference.rows, own.rows, metric.statistic, rng=rng)
+    record = statistics.accuracy(
+        metric.name, reference.rows, own.rows, metric.statistic, rng=rng, higher_is_better=metric.higher_is_better
+    )
     return msgspec.structs.replace(record, unit=metric.unit)
 
 
 def _reference_value(metric: Metric | None, reference: Evaluation, seed: int) -> manifest.Estimate | None:
     if metric is None or reference.rows is None:
         return None
-    return statistics.metric(reference.rows, metric.statistic, rng=np.random.default_rng(seed))
+    return statistics.metric(
+        reference.rows, metric.statistic, rng=np.random.default_rng(seed), higher_is_better=metric.higher_is_better
+    )

@@ -14,6 +14,7 @@ from dlc.data import DataSummary, inspect, leaked
 from dlc.errors import DataError
 from dlc.export import Exported
 from dlc.harness.judge import judge
+from dlc.harness.sequences import check_state
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import weight_bytes
@@ -26,6 +27,8 @@ from dlc.target import Target, detect
 from dlc.types import Bytes
 
 TOOLS = ("numpy", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "onnxscript", "torch")
+
+ONE_STEP = "judged on single steps: errors that add up in the state over a sequence are not seen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +46,22 @@ class CheckedData:
 
 def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> CheckedData:
     """Read the recipe's data once, before hours are spent on it; DataError says what does not fit."""
+    check_state(recipe.state, interface)
     evaluation = recipe.evaluation if evaluating else None
     found: dict[str, DataSummary] = {}
     records: list[manifest.DataRecord] = []
     for role, dataset in (("calibration", recipe.calibration), ("evaluation", evaluation)):
         if dataset is not None:
-            found[role] = inspect(dataset, interface)
+            found[role] = inspect(dataset, interface, recipe.state if role == "evaluation" else None)
             records.append(_data_record(role, dataset, found[role]))
     if evaluation is not None and recipe.metric is not None and evaluation.targets is None:
         raise DataError(f"data set {evaluation.name!r} has no targets, so {recipe.metric.name} cannot be computed")
     both = leaked(found["calibration"], found["evaluation"]) if len(found) == 2 else 0
-    few = too_few(found["calibration"]) if "calibration" in found else None
+    warnings = [ONE_STEP] if recipe.state and evaluation is None else []
+    if "calibration" in found and (few := too_few(found["calibration"])):
+        warnings.append(few)
     batches = found["calibration"].batches if "calibration" in found else 0
-    return CheckedData(tuple(records), both, (few,) if few else (), batches)
+    return CheckedData(tuple(records), both, tuple(warnings), batches)
 
 
 def to_manifest(

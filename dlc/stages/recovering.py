@@ -15,6 +15,7 @@ import onnx_ir as ir
 from dlc import pipeline
 from dlc.calibration import MAX_RAM
 from dlc.harness.agreement import AgreementMeter
+from dlc.manifest import Agreement
 from dlc.moments import moments
 from dlc.passes.base import Pass, clone
 from dlc.passes.quantize_dynamic import QuantizeDynamic
@@ -65,33 +66,33 @@ def closest(model: ir.Model, forms: Sequence[Form], data: Dataset, *, threads: i
 
 @dataclass(frozen=True, slots=True)
 class Closeness:
-    """How close outputs come to FP32: ``sqnr_db`` over all examples, and ``each``, [n], that of every example."""
+    """How close outputs come to FP32: ``overall``, and ``each``, [n], the SQNR of every example in dB."""
 
-    sqnr_db: float
+    overall: Agreement
     each: Floats
 
     def beats(self, other: Closeness) -> bool:
         """Whether this is closer, by more than twice the standard error of the paired gain: 95 % of a normal."""
-        if self.sqnr_db <= other.sqnr_db:
+        if self.overall.sqnr_db <= other.overall.sqnr_db:
             return False
         gains = self.each - other.each
         return len(gains) < 2 or bool(gains.mean() > 2 * gains.std(ddof=1) / math.sqrt(len(gains)))
 
 
 def closeness(model: ir.Model, form: Pass | Sequence[Pass], data: Dataset, threads: int) -> Closeness:
-    """Closeness of a model's outputs after passes to those before them."""
+    """Closeness of a model's outputs after passes to those before them, batch by batch."""
     changed, meter = applied(model, form), AgreementMeter()
     config = SessionConfig(intra_op_threads=threads)
     with OrtCpuRunner(model, config) as before, OrtCpuRunner(changed, config) as after:
         for feeds in data.batches():
             batch = next((a.shape[0] for a in feeds.values() if a.ndim), 1)
             meter.add(after.run(feeds), before.run(feeds), batch=batch)
-    return Closeness(meter.result().sqnr_db, meter.each_db())
+    return Closeness(meter.result(), meter.each_db())
 
 
 def sqnr_db(model: ir.Model, form: Pass | Sequence[Pass], data: Dataset, threads: int) -> float:
     """SQNR of a model's outputs after passes, against those before them."""
-    return closeness(model, form, data, threads).sqnr_db
+    return closeness(model, form, data, threads).overall.sqnr_db
 
 
 def applied(model: ir.Model, form: Pass | Sequence[Pass]) -> ir.Model:

@@ -25,6 +25,7 @@ from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
 from dlc.stages.mixing import mix
 from dlc.stages.recovering import dynamic
+from dlc.stages.recurrent import agreeing, outcomes, recurrent
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import Target
 from dlc.types import Bytes
@@ -70,15 +71,16 @@ def build(
                 return Build(precision, None, reason=mixed.reason, search=search)
         else:
             passes = PASSES_OF[precision](model, recipe, costs.target)
-        records = [*apart, *pipeline.run(model, passes, evaluate=evaluate)]
-        if not any(s.applied for s in records[-1].sites):
-            raise Unsupported("nothing was converted: " + _why(records[-1].sites))
+        converting = pipeline.run(model, passes, evaluate=evaluate)
+        records, sites = [*apart, *converting], outcomes(converting)
+        if not any(s.applied for s in sites):
+            raise Unsupported("nothing was converted: " + _why(sites))
         costs.run(model)
     except PassError as error:
         return Build(precision, None, reason=str(error), bug=error)
     except (UserError, CapabilityError) as error:
         return Build(precision, None, reason=str(error), search=search)
-    quantized = _quantized(records[-1].sites, weight_bytes(base.model), weight_bytes(model))
+    quantized = _quantized(sites, weight_bytes(base.model), weight_bytes(model))
     notes = (*notes, *(note for each in passes for note in each.notes))
     done = Rewritten(model)
     if precision in REWRITTEN:
@@ -117,7 +119,9 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
     "fp16": lambda model, recipe, _target: [fp16(model, recipe)],
     "bf16": lambda model, recipe, _target: [bf16(model, recipe)],
-    "int8": _int8,
+    "int8": lambda model, recipe, target: agreeing(
+        model, [*recurrent(model, target), *_int8(model, recipe, target)], recipe, target
+    ),
     "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
 

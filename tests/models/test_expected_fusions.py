@@ -15,6 +15,8 @@ from dlc.stages.rewriting import Rewritten
 from dlc.target import detect
 from tests.passes.test_rewrite import NAMES
 
+NOTHING_TO_FUSE = ("silero-vad",)
+
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rewrites_fit_where_the_recipe_expects_them(name: str) -> None:
@@ -25,6 +27,6 @@ def test_rewrites_fit_where_the_recipe_expects_them(name: str) -> None:
         pytest.skip(str(error))
     model = export(recipe, opset=target.opset, ir_version=target.ir_version).model
     Canonicalize()(model)
-    assert recipe.expect_fusions
+    assert bool(recipe.expect_fusions) == (name not in NOTHING_TO_FUSE)
     for hit in hits(Rewritten(model, canonical=model), rewrites(target), recipe.expect_fusions):
         assert hit.found == hit.expected, hit

@@ -14,7 +14,12 @@ from dlc.pipeline import digest
 from dlc.stages.defaults import rewrites
 from dlc.target import detect
 
-NAMES = [pytest.param(n, marks=() if n.startswith("digits") else pytest.mark.zoo) for n in ZOO]
+SLOW = ("fracast",)
+"""Their export takes a minute."""
+NAMES = [
+    pytest.param(n, marks=[*[pytest.mark.zoo] * (not n.startswith("digits")), *[pytest.mark.slow] * (n in SLOW)])
+    for n in ZOO
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -52,7 +52,9 @@ def test_zoo(name: str) -> None:
 
 
 def test_every_name_of_the_zoo_is_there() -> None:
-    assert sorted(ZOO) == ["digits-cnn", "digits-mlp", "efficientnet-lite0", "minilm"]
+    assert sorted(ZOO) == [
+        "digits-cnn", "digits-mlp", "efficientnet-lite0", "fracast", "minilm", "resemblyzer", "silero-vad"
+    ]  # fmt: skip
 
 
 def test_unknown_name() -> None:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from dlc import pipeline
+from dlc.manifest import Agreement
 from dlc.passes.base import Pass, clone
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic
@@ -84,14 +85,16 @@ def test_the_form_with_the_smaller_loss_wins_wherever_it_stands(worse: int) -> N
     assert closest(model, forms, data(16), threads=1) == []
 
 
+def close(sqnr_db: float, *each: float) -> Closeness:
+    return Closeness(Agreement(argmax=None, cosine=1.0, sqnr_db=sqnr_db, examples=len(each)), np.array(each))
+
+
 def test_a_gain_within_noise_keeps_the_form_that_was_there() -> None:
-    known = Closeness(20.0, np.array([19.0, 20.0, 21.0, 20.0]))
-    uneven = Closeness(20.1, known.each + np.array([3.0, -2.0, 1.0, -1.5]))
-    even = Closeness(20.1, known.each + np.array([0.1, 0.12, 0.08, 0.1]))
-    assert not uneven.beats(known)
-    assert even.beats(known)
+    known = close(20.0, 19.0, 20.0, 21.0, 20.0)
+    assert not close(20.1, 22.0, 18.0, 22.0, 18.5).beats(known)
+    assert close(20.1, 19.1, 20.12, 21.08, 20.1).beats(known)
     assert not known.beats(known)
 
 
 def test_one_example_knows_no_noise() -> None:
-    assert Closeness(20.1, np.array([20.1])).beats(Closeness(20.0, np.array([20.0])))
+    assert close(20.1, 20.1).beats(close(20.0, 20.0))
