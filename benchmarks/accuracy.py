@@ -91,10 +91,11 @@ def forms(chosen: Sequence[Pass]) -> Iterator[tuple[str, list[Pass]]]:
     yield "int8", [plain]
     for i, each in enumerate(before):
         yield f"+ {each.name}", [*before[: i + 1], plain]
-    for option in ("correct_bias", "learn_rounding"):
-        if getattr(last, option, False):
-            plain = replace(plain, **{option: True})
-            yield f"+ {option}", [*before, plain]
+    if isinstance(plain, QuantizeStatic) and getattr(last, "correct_bias", False):
+        plain = replace(plain, correct_bias=True)
+        yield "+ correct_bias", [*before, plain]
+    if last.learn_rounding:
+        yield "+ learn_rounding", [*before, replace(plain, learn_rounding=True)]
 
 
 def latency_ratio(model: ir.Model, first: ir.Model, feeds: Feeds, rounds: int) -> str:

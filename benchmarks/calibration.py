@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def times(model: ir.Model, rounds: int) -> None:
     works: dict[str, Callable[[], object]] = {"inference": infer}
     for method in ("minmax", "mse", "entropy", "best"):
         options = replace(Calibration(), method=method)
-        works[method] = lambda options=options: calibrated(model, data.batches, options)  # type: ignore[misc]
+        works[method] = partial(calibrated, model, data.batches, options)
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
     infer()  # files and libraries are read
     for _, (name, work) in itertools.product(range(rounds), works.items()):
@@ -115,7 +116,7 @@ def graph() -> ir.Model:
     return model
 
 
-def calibrated(model: ir.Model, batches: Callable[[], Iterator[Feeds]], options: Calibration) -> Calibrated:
+def calibrated(model: ir.Model, batches: Callable[[], Iterable[Feeds]], options: Calibration) -> Calibrated:
     return measure(model, batches, tensors_to_calibrate(model), channels_to_average(model), options=options)
 
 

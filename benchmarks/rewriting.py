@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -100,10 +101,10 @@ def minilm(
         samples = {}
         for length in LENGTHS:
             feeds = sentence(length)
-            timers = {name: _timer(runner, feeds) for name, runner in runners.items()}
+            timers: dict[str, Timer] = {name: timer(runner, feeds) for name, runner in runners.items()}
             if other is not None:
                 kept = other.keep("feeds", feeds)
-                timers["NNCF int8"] = lambda times, kept=kept, other=other: other.run("NNCF int8", kept, times)
+                timers["NNCF int8"] = partial(other.run, "NNCF int8", kept)
             samples[length] = interleaved(timers, rounds)
             cells = [f"{np.median(samples[length][name]) / 1e6:.2f}" for name in names]
             print(f"| {length} | {' | '.join(cells)} |", flush=True)
@@ -127,7 +128,7 @@ def zoo(compiled: Mapping[str, tuple[Recipe, Exported, Artifact]], rounds: int) 
             OrtCpuRunner(artifact.path.parent / f"{name}.onnx") as stock,
             OrtCpuRunner(artifact.path / "fp32" / MODEL) as own,
         ):
-            samples = interleaved({"stock": _timer(stock, feeds), "dlc": _timer(own, feeds)}, 2 * rounds)
+            samples = interleaved({"stock": timer(stock, feeds), "dlc": timer(own, feeds)}, 2 * rounds)
         ratios.append(float(np.median(samples["dlc"]) / np.median(samples["stock"])))
         [every] = [c for c in artifact.variant("fp32").choices if c.rewrite == "all"]
         measured = ratio(samples["dlc"], samples["stock"])
@@ -172,7 +173,7 @@ def ratio(own: Array, other: Array) -> str:
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 
-def _timer(runner: OrtCpuRunner, feeds: Feeds) -> Timer:
+def timer(runner: OrtCpuRunner, feeds: Feeds) -> Timer:
     def times(count: int) -> Nanoseconds:
         start = time.perf_counter_ns()
         for _ in range(count):
