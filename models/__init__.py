@@ -5,4 +5,5 @@ ZOO = {
     "digits-mlp": "dlc.models.digits_mlp:recipe",
     "efficientnet-lite0": "dlc.models.efficientnet_lite0:recipe",
     "minilm": "dlc.models.minilm:recipe",
+    "smollm2": "dlc.models.smollm2:recipe",
 }

@@ -18,11 +18,11 @@ from dlc.types import Array, Feeds, Floats, Outputs
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A task metric that can be resampled example by example; higher is better.
+    """A task metric that can be resampled example by example.
 
     ``rows`` turns predictions [n, ...] and targets [n, ...] into values per example, [n, k]. ``statistic`` turns any
     selection of those rows into the metric. ``classes``: the first output scores classes, so that agreement with the
-    reference counts equal choices.
+    reference counts equal choices. ``higher_is_better``: False for errors.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Metric:
     rows: Callable[[Array, Array], Floats]
     statistic: Callable[[Floats], float]
     classes: bool = False
+    higher_is_better: bool = True
 
 
 Prediction = Callable[[Feeds, Outputs], Array]
@@ -208,7 +209,23 @@ def _spearman(rows: Floats) -> float:
     return 100.0 * float(centred.prod(axis=1).sum()) / spread if spread > 0 else 0.0
 
 
+def _nats(predictions: Array, targets: Array) -> Floats:
+    """Negative log-likelihood of a sequence and how many of its tokens were predicted: all but the first, [n, 2]."""
+    if predictions.shape != (len(targets), targets.shape[1] - 1):
+        raise ValueError("of a sequence, every token but the first is predicted")
+    nats = predictions.sum(axis=1, dtype=np.float64)
+    rows: Floats = np.stack([nats, np.full(len(nats), predictions.shape[1], np.float64)], axis=1)
+    return rows
+
+
+def _perplexity(rows: Floats) -> float:
+    """exp(mean negative log-likelihood of a token)."""
+    nats, tokens = rows.sum(axis=0)
+    return float(np.exp(nats / tokens))
+
+
 METRICS = {
     "top1": Metric("top1", "%", _hits, _percent, classes=True),
     "spearman": Metric("spearman", "/100", _pairs, _spearman),
+    "perplexity": Metric("perplexity", "", _nats, _perplexity, higher_is_better=False),
 }

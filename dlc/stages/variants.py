@@ -13,7 +13,6 @@ from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.passes.quantized_operators import quantized_operators
 from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
@@ -26,6 +25,7 @@ from dlc.stages.loading import session_for
 from dlc.stages.mixing import mix
 from dlc.stages.recovering import dynamic
 from dlc.stages.rewriting import Rewritten, rewrite
+from dlc.stages.weights_only import bits_of, weights_only
 from dlc.target import Target
 from dlc.types import Bytes
 
@@ -69,7 +69,7 @@ def build(
             if mixed.reason:
                 return Build(precision, None, reason=mixed.reason, search=search)
         else:
-            passes = PASSES_OF[precision](model, recipe, costs.target)
+            passes = _passes(precision, model, recipe, costs)
         records = [*apart, *pipeline.run(model, passes, evaluate=evaluate)]
         if not any(s.applied for s in records[-1].sites):
             raise Unsupported("nothing was converted: " + _why(records[-1].sites))
@@ -99,6 +99,12 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
     )
 
 
+def _passes(precision: Precision, model: ir.Model, recipe: Recipe, costs: Costs) -> list[Pass]:
+    if (bits := bits_of(precision, recipe)) is not None:
+        return [weights_only(model, bits, recipe, costs)]
+    return PASSES_OF[precision](model, recipe, costs.target)
+
+
 def plain_int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
     return _int8(model, recipe, target, recover=False)
@@ -124,7 +130,6 @@ PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] 
     "fp16": lambda model, recipe, _target: [fp16(model, recipe)],
     "bf16": lambda model, recipe, _target: [bf16(model, recipe)],
     "int8": _int8,
-    "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
 
 REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4", "mixed"))

@@ -132,7 +132,13 @@ def test_doctor_prints_the_commands_as_they_must_be_typed(cli: Cli) -> None:
 def test_zoo_lists_every_model(cli: Cli) -> None:
     ran = cli("zoo", "--format", "json")
     assert ran.code == 0, ran.err
-    assert [e["name"] for e in json.loads(ran.out)] == ["digits-cnn", "digits-mlp", "efficientnet-lite0", "minilm"]
+    assert [e["name"] for e in json.loads(ran.out)] == [
+        "digits-cnn",
+        "digits-mlp",
+        "efficientnet-lite0",
+        "minilm",
+        "smollm2",
+    ]
 
 
 def test_verify_bench_and_inspect_work_without_torch(artifact: Path, model: Path) -> None:
