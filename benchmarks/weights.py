@@ -65,16 +65,16 @@ def rows(name: str) -> None:
     )
     for bar in BARS[name]:
         started = time.monotonic()
-        chosen = weights_only(model, bar.bits, recipe.calibration, costs)
+        chosen = weights_only(model, bar.bits, recipe, costs)
         seconds = time.monotonic() - started
         chosen(quantized := clone(model))
         size, value = weight_bytes(quantized) / whole, score(quantized, recipe)
         zero = "without" if chosen.symmetric else "with"
         form = f"int{bar.bits} {chosen.method}, {zero} zero points, level {chosen.accuracy_level}"
-        if recipe.metric.lower_is_better:
-            got, limit = f"{value:.2f}, {value / reference:.4f}×", f"at most {bar.metric}×"
-        else:
+        if recipe.metric.higher_is_better:
             got, limit = f"{value:.2f}", f"at least {bar.metric}"
+        else:
+            got, limit = f"{value:.2f}, {value / reference:.4f}×", f"at most {bar.metric}×"
         print(f"| {name} | {form} | {got} | {limit} | {size:.3f} | at most {bar.size} | {seconds:.0f} |", flush=True)
 
 

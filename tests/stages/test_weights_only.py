@@ -51,7 +51,10 @@ def asking(data: Dataset | None, max_ram: int = MAX_RAM) -> Recipe:
 def model() -> ir.Model:
     rng = np.random.default_rng(7)
     shapes = {"w": (96, 128), "v": (128, 64)}
-    return weighted(BODY, {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    drawn = weighted(BODY, {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()})
+    for value in (v for node in drawn.graph for v in node.outputs):
+        value.dtype = ir.DataType.FLOAT
+    return drawn
 
 
 @pytest.fixture
