@@ -124,10 +124,15 @@ class Simulation(Record, frozen=True, kw_only=True):
 
 
 class Accuracy(Record, frozen=True, kw_only=True):
-    """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example."""
+    """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example.
+
+    ``drop``: how far it fell behind, in the metric's unit. Of an error (``higher_is_better`` false), ``retention`` is
+    the reference's divided by the variant's, and ``drop`` what was added.
+    """
 
     metric: str
     unit: str = ""
+    higher_is_better: bool = True
     value: Estimate
     retention: Estimate
     drop: Estimate

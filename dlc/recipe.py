@@ -91,19 +91,25 @@ class Dataset:
 class Gates:
     """What a variant must hold to pass.
 
-    ``retention``: share of the reference's task metric. ``cosine``: mean cosine similarity with the reference's
-    outputs, the gate where no metric can be computed. The ratios are against the FP32 baseline; None: not gated.
+    ``retention``: share of the reference's task metric; or ``max_drop``: how far the metric may fall behind, in its own
+    unit, for errors near 0, of which a share says nothing. ``cosine``: mean cosine similarity with the reference's
+    outputs, the gate where no metric can be computed; ``agreement``: the same, gated beside the metric, for models
+    whose metric forgives what their users do not. The ratios are against the FP32 baseline; None: not gated.
     """
 
     retention: float = 0.99
     cosine: float = 0.99
+    max_drop: float | None = None
+    agreement: float | None = None
     max_latency_ratio: float | None = None
     max_size_ratio: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("retention", "cosine"):
-            if not 0 < (share := getattr(self, name)) <= 1:
+        for name in ("retention", "cosine", "agreement"):
+            if (share := getattr(self, name)) is not None and not 0 < share <= 1:
                 raise RecipeError(f"gate {name}={share} is no share: write 0.99 for 99 %")
+        if self.max_drop is not None and not 0 <= self.max_drop < float("inf"):
+            raise RecipeError(f"gate max_drop={self.max_drop} is no distance: write 0.3 for 0.3 of the metric's unit")
         for name in ("max_latency_ratio", "max_size_ratio"):
             ratio = getattr(self, name)
             if ratio is not None and not 0 < ratio < float("inf"):

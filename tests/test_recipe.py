@@ -19,6 +19,8 @@ from dlc.errors import RecipeError
         ({"cosine": 5}, "cosine=5"),
         ({"max_latency_ratio": float("nan")}, "max_latency_ratio"),
         ({"max_size_ratio": -1}, "write 0.5"),
+        ({"max_drop": -0.3}, "write 0.3"),
+        ({"agreement": 99}, "agreement=99"),
     ],
 )
 def test_gates(gates: dict[str, float], says: str) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from dlc import manifest
 from dlc.errors import DataError, DlcError, ModelError, RecipeError
 from dlc.harness.agreement import AgreementMeter
+from dlc.harness.detection import area_under_curve, equal_error_rate, verification_rows
 from dlc.progress import Progress, Silent
 from dlc.recipe import Dataset
 from dlc.runtimes.base import Runner
@@ -194,6 +195,16 @@ def _percent(rows: Floats) -> float:
     return 100.0 * float(rows.mean())
 
 
+def _distances(predictions: Array, targets: Array) -> Floats:
+    apart = np.abs(predictions.astype(np.float64) - targets)
+    distances: Floats = apart.reshape(len(apart), -1).mean(axis=1, keepdims=True)
+    return distances
+
+
+def _mean(rows: Floats) -> float:
+    return float(rows.mean())
+
+
 def _pairs(predictions: Array, targets: Array) -> Floats:
     pairs: Floats = np.stack([predictions.reshape(-1), targets.reshape(-1)], axis=1).astype(np.float64)
     return pairs
@@ -228,4 +239,7 @@ METRICS = {
     "top1": Metric("top1", "%", _hits, _percent, classes=True),
     "spearman": Metric("spearman", "/100", _pairs, _spearman),
     "perplexity": Metric("perplexity", "", _nats, _perplexity, higher_is_better=False),
+    "auc": Metric("auc", "%", _pairs, area_under_curve),
+    "eer": Metric("eer", "%", verification_rows, equal_error_rate, higher_is_better=False),
+    "mae": Metric("mae", "", _distances, _mean, higher_is_better=False),
 }

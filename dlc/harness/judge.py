@@ -76,16 +76,28 @@ def _quality(
     if fault is not None:
         yield Finding("fail", fault)
     elif accuracy is not None:
+        if gates.agreement is not None:
+            yield _agreement(agreement, gates.agreement)
+        if gates.max_drop is not None:
+            yield _drop(accuracy, gates.max_drop)
+            return
         yield _retention(accuracy, gates.retention)
         if (blind := _blind_spot(accuracy)) > 1 - gates.retention:
             yield Finding(None, f"on {accuracy.examples} examples a loss of {100 * blind:.1f} % could go unseen")
     elif agreement is not None:
-        status: Status = "pass" if agreement.cosine >= gates.cosine else "fail"
-        text = f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {gates.cosine:g}"
-        yield Finding(status, text)
+        yield _agreement(agreement, max(gates.cosine, gates.agreement or 0.0))
         yield Finding(None, "no labels: the task's metric was not measured")
     else:
         yield Finding("inconclusive", "no data: neither the task's metric nor agreement with FP32 was measured")
+
+
+def _agreement(agreement: Agreement | None, gate: float) -> Finding:
+    if agreement is None:
+        return Finding("inconclusive", "agreement with FP32 was not measured")
+    status: Status = "pass" if agreement.cosine >= gate else "fail"
+    return Finding(
+        status, f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {gate:g}"
+    )
 
 
 def _retention(accuracy: Accuracy, gate: float) -> Finding:
@@ -95,6 +107,16 @@ def _retention(accuracy: Accuracy, gate: float) -> Finding:
         status,
         f"{accuracy.metric} {accuracy.value.value:.2f} keeps {100 * kept.value:.2f} % of FP32 "
         f"[{100 * kept.low:.2f}, {100 * kept.high:.2f}], at least {100 * gate:g} %",
+    )
+
+
+def _drop(accuracy: Accuracy, gate: float) -> Finding:
+    behind, unit = accuracy.drop, f" {accuracy.unit}" if accuracy.unit else ""
+    status: Status = "pass" if behind.high <= gate else "fail" if behind.low > gate else "inconclusive"
+    return Finding(
+        status,
+        f"{accuracy.metric} {accuracy.value.value:.2f}{unit} falls {behind.value:.3f} behind FP32 "
+        f"[{behind.low:.3f}, {behind.high:.3f}], at most {gate:g}",
     )
 
 

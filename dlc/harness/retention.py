@@ -67,12 +67,19 @@ def kept(
         return found
     targets = data.targets()
     rows = [np.asarray(metric.rows(each, targets), np.float64) for each in (stated, own)]
-    labelled = statistics.paired(rows[0], rows[1], metric.statistic, rng=rng).retention
+    labelled = statistics.paired(
+        rows[0], rows[1], metric.statistic, rng=rng, higher_is_better=metric.higher_is_better
+    ).retention
     return Kept(labelled, found.loss) if labelled.high < found.share.low else found
 
 
 def _as_scored(metric: Metric, stated: Array, own: Array, agreement: Agreement, rng: np.random.Generator) -> Kept:
-    """Score predictions as if FP32's were the truth, where the metric takes them for targets; else by cosine."""
+    """Score predictions as if FP32's were the truth, where the metric takes them for targets; else by cosine.
+
+    Of an error there is no share: FP32's own is 0.
+    """
+    if not metric.higher_is_better:
+        return _alike(agreement)
     try:
         rows = [np.asarray(metric.rows(each, stated), np.float64) for each in (stated, own)]
         share = statistics.paired(rows[0], rows[1], metric.statistic, rng=rng).retention

@@ -40,35 +40,50 @@ def metric(rows: Floats, statistic: Statistic, *, rng: np.random.Generator, resa
 
 
 def paired(
-    reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Paired:
-    """Estimate a candidate's metric, its share of the reference's (retention), and its drop below it.
+    reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator, resamples: int = RESAMPLES,
+    higher_is_better: bool = True,
+) -> Paired:  # fmt: skip
+    """Estimate a candidate's metric, its share of the reference's (retention), and how far it fell behind (drop).
 
     A resample on which a model has no score, or the reference none above 0, supports nothing: it counts as 0 there.
+    Of an error, where lower is better, the reference's is divided by the candidate's, and the drop is what was added.
     """
     if len(reference) != len(candidate):
         raise ValueError(f"{len(reference)} and {len(candidate)} examples cannot be paired")
     indices = _resampled(len(reference), resamples, rng)
     a, b = _score(statistic, reference), _score(statistic, candidate)
-    if a <= 0:
+    if higher_is_better and a <= 0:
         raise DataError(
             f"the reference scores {a:g} on the task's metric, so no share of it can be kept; check that the labels "
             f"belong to these examples and that the data is preprocessed as in training"
         )
-    draws = _sound(np.array([(statistic(reference[i]), statistic(candidate[i])) for i in indices]))  # [resamples, 2]
+    draws = np.array([(statistic(reference[i]), statistic(candidate[i])) for i in indices])  # [resamples, 2]
+    if not higher_is_better:
+        return _paired_errors(a, b, draws)
+    draws = _sound(draws)
     scored = draws[:, 0] > 0
     shares = np.where(scored, draws[:, 1] / np.where(scored, draws[:, 0], 1.0), 0.0)
     return Paired(_estimate(b, draws[:, 1]), _estimate(b / a, shares), _estimate(a - b, draws[:, 0] - draws[:, 1]))
 
 
+def _paired_errors(a: float, b: float, draws: Floats) -> Paired:
+    """Compare two errors. A resample without a score, say with no pair to verify, says nothing and is left out."""
+    scored = draws[np.isfinite(draws).all(axis=1)]
+    before, after = np.concatenate([scored, [(a, b)]]).T  # the last: all examples
+    shares = np.where(after > 0, before / np.where(after > 0, after, 1.0), 1.0)  # without an error all is kept
+    return Paired(_estimate(b, after), _estimate(float(shares[-1]), shares), _estimate(b - a, after - before))
+
+
 def accuracy(
-    name: str, reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator
-) -> Accuracy:
+    name: str, reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator,
+    higher_is_better: bool = True,
+) -> Accuracy:  # fmt: skip
     """Record a candidate's metric for the manifest."""
-    result = paired(reference, candidate, statistic, rng=rng)
+    result = paired(reference, candidate, statistic, rng=rng, higher_is_better=higher_is_better)
     return Accuracy(
-        metric=name, value=result.value, retention=result.retention, drop=result.drop, examples=len(candidate)
-    )
+        metric=name, higher_is_better=higher_is_better, value=result.value, retention=result.retention,
+        drop=result.drop, examples=len(candidate),
+    )  # fmt: skip
 
 
 def ratio_of_medians(

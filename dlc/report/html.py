@@ -75,13 +75,15 @@ def gate_lines(manifest: Manifest) -> list[str]:
     texts = {
         "retention": "keep at least {} of FP32's task metric",
         "cosine": "where no metric can be computed: mean cosine similarity to FP32's outputs of at least {}",
+        "agreement": "mean cosine similarity to FP32's outputs of at least {}, beside the task metric",
+        "max_drop": "task metric at most {} behind FP32's, in its unit",
         "max_latency_ratio": "latency at most {}× of FP32",
         "max_size_ratio": "size at most {}× of FP32",
     }
     return [
         texts.get(name, f"{name}: {{}}").format(f"{100 * value:g} %" if name == "retention" else f"{value:g}")
         for name, value in gates.items()
-        if value is not None
+        if value is not None and not (name == "retention" and gates.get("max_drop") is not None)
     ]
 
 

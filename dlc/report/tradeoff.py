@@ -69,6 +69,8 @@ def tradeoff(manifest: Manifest) -> Tradeoff | None:
     if not points:
         return None
     gate = manifest.gates.get("retention" if by_metric else "cosine")
+    if by_metric and manifest.gates.get("max_drop") is not None:
+        gate = None  # a distance, which is no place on an axis of shares
     max_ratio = manifest.gates.get("max_latency_ratio")
     axes = Axes(*_scales(points, gate, max_ratio), gate, max_ratio, by_metric)
     closeness = f"share of FP32's {manifest.reference.metric} kept" if by_metric else "cosine similarity to FP32"

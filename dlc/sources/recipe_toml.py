@@ -66,6 +66,8 @@ class _Data(_Strict, frozen=True, kw_only=True):
 class _Gates(_Strict, frozen=True, kw_only=True):
     retention: float = Gates().retention
     cosine: float = Gates().cosine
+    max_drop: float | None = None
+    agreement: float | None = None
     max_latency_ratio: float | None = None
     max_size_ratio: float | None = None
 

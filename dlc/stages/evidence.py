@@ -146,7 +146,9 @@ def _accuracy(metric: Metric | None, reference: Evaluation, own: Evaluation, see
     if metric is None or reference.rows is None or own.rows is None:
         return None
     rng = np.random.default_rng(seed)
-    record = statistics.accuracy(metric.name, reference.rows, own.rows, metric.statistic, rng=rng)
+    record = statistics.accuracy(
+        metric.name, reference.rows, own.rows, metric.statistic, rng=rng, higher_is_better=metric.higher_is_better
+    )
     return msgspec.structs.replace(record, unit=metric.unit)
 
 

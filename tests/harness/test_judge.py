@@ -228,3 +228,36 @@ def test_more_places_than_expected_pass_with_a_note() -> None:
     result = verdict(hits=(msgspec.structs.replace(HIT, found=8),))
     assert result.status == "pass"
     assert "note: fuse-attention fits at more places than expected: expect_fusions may say 8" in result.reasons
+
+
+@pytest.mark.parametrize(("limit", "status"), [(0.9, "pass"), (0.5, "inconclusive"), (0.0, "fail")])
+def test_a_distance_in_the_metrics_unit_may_be_the_gate(limit: float, status: Status) -> None:
+    found = verdict(gates=replace(GATES, max_drop=limit), accuracy=scored(0.991, 0.995, 0.999))  # 0.1 to 0.88 behind
+    assert found.status == status
+    assert found.reasons[0].startswith(
+        f"{status}: top1 97.51 falls 0.490 behind FP32 [0.098, 0.882], at most {limit:g}"
+    )
+    assert not any("keeps" in reason for reason in found.reasons)
+
+
+@pytest.mark.parametrize(("least", "status"), [(None, "pass"), (0.999, "pass"), (0.9991, "fail")])
+@pytest.mark.parametrize("drop", [None, 0.9])
+def test_agreement_may_be_a_gate_beside_the_metric(least: float | None, status: Status, drop: float | None) -> None:
+    found = verdict(gates=replace(GATES, agreement=least, max_drop=drop), accuracy=scored(0.991, 0.995, 0.999))
+    assert found.status == status
+    line = f"{status}: cosine 0.99900 with FP32 on 599 examples, at least {least:g}" if least else None
+    assert [r for r in found.reasons if "cosine" in r] == ([line] if line else [])
+    assert any("top1" in reason for reason in found.reasons)
+
+
+def test_agreement_that_was_not_measured_passes_no_gate() -> None:
+    found = verdict(gates=replace(GATES, agreement=0.99), agreement=None)
+    assert found.status == "inconclusive"
+    assert "inconclusive: agreement with FP32 was not measured" in found.reasons
+
+
+def test_without_a_metric_the_stricter_cosine_holds() -> None:
+    gates = replace(GATES, cosine=0.99, agreement=0.9995)
+    found = verdict(gates=gates, accuracy=None)
+    assert found.status == "fail"
+    assert found.reasons[0] == "fail: cosine 0.99900 with FP32 on 599 examples, at least 0.9995"

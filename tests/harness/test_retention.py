@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -127,3 +127,21 @@ def test_outputs_of_no_use_are_an_error() -> None:
     broken = Function(lambda x: np.where(x > 3, np.nan, x))
     with pytest.raises(ModelError, match="'y' holds NaN or infinity on batch 0"):
         kept(FP32, broken, data(scores(50)), None, None, RNG)
+
+
+def test_of_an_error_no_share_is_told_without_labels() -> None:
+    """With FP32's outputs for targets its error is the least there is, and a share of that says nothing."""
+    x = scores(50)
+    perplexity = replace(METRICS["mae"], statistic=lambda rows: float(np.exp(rows.mean())))  # 1 without an error
+    found = kept(FP32, noisy(0.5), data(x), perplexity, None, RNG).share
+    own = noisy(0.5).function(x)
+    cosine = ((x * own).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(own, axis=1)).mean()
+    assert found.value == pytest.approx(cosine, rel=1e-5)  # x and own are FP32: 20 products, rounded
+
+
+def test_of_an_error_labels_tell_the_share() -> None:
+    x = scores(50)
+    found = kept(FP32, Function(lambda x: 3 * x), data(x, 2 * x), METRICS["mae"], None, RNG).share
+    assert found.value == pytest.approx(1.0)
+    worse = kept(FP32, Function(lambda x: 4 * x), data(x, 2 * x), METRICS["mae"], None, RNG).share
+    assert worse.value == pytest.approx(0.5)

@@ -9,6 +9,7 @@ import pytest
 from dlc.errors import DataError, RecipeError
 from dlc.harness import statistics
 from dlc.harness.accuracy import METRICS
+from dlc.manifest import Estimate
 from dlc.types import Floats
 
 MEAN = METRICS["top1"].statistic
@@ -162,3 +163,40 @@ def test_lengths_must_pair(rng: np.random.Generator) -> None:
         statistics.ratio_of_medians(np.ones(3), np.ones(2), rng=rng)
     with pytest.raises(ValueError, match="0 and 0 rounds"):
         statistics.ratio_of_medians(np.ones(0), np.ones(0), rng=rng)
+
+
+def test_of_an_error_less_is_better() -> None:
+    reference, candidate = np.full((40, 1), 2.0), np.full((40, 1), 2.5)
+    rng = np.random.default_rng(0)
+    mean = METRICS["mae"].statistic
+    worse = statistics.paired(reference, candidate, mean, rng=rng, higher_is_better=False)
+    assert (worse.value.value, worse.retention.value, worse.drop.value) == (2.5, 0.8, 0.5)
+    better = statistics.paired(candidate, reference, mean, rng=rng, higher_is_better=False)
+    assert (better.retention.value, better.drop.value) == (1.25, -0.5)
+
+
+def test_without_an_error_all_is_kept() -> None:
+    """An error of 0 is no reason to stop, as a score of 0 is: the reference may be perfect."""
+    none, some = np.zeros((40, 1)), np.ones((40, 1))
+    rng, mean = np.random.default_rng(0), METRICS["mae"].statistic
+    assert statistics.paired(none, none, mean, rng=rng, higher_is_better=False).retention.value == 1
+    assert statistics.paired(none, some, mean, rng=rng, higher_is_better=False).retention.value == 0
+
+
+def test_a_resample_without_an_error_rate_is_left_out() -> None:
+    """Of four utterances many a resample has no pair of one speaker, and so no rate: that is not a rate of 0."""
+    eer = METRICS["eer"]
+    degrees = np.deg2rad([0, 60, 30, 90])
+    rows = eer.rows(np.stack([np.cos(degrees), np.sin(degrees)], axis=1), np.array([0, 0, 1, 1]))
+    found = statistics.paired(rows, rows, eer.statistic, rng=np.random.default_rng(0), higher_is_better=False)
+    assert found.retention == Estimate(value=1.0, low=1.0, high=1.0)
+    assert found.value.low > 0
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_the_record_says_which_way_is_better(higher_is_better: bool) -> None:
+    rows, mean = np.full((40, 1), 2.0), METRICS["mae"].statistic
+    record = statistics.accuracy(
+        "mae", rows, rows, mean, rng=np.random.default_rng(0), higher_is_better=higher_is_better
+    )
+    assert record.higher_is_better is higher_is_better

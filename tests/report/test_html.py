@@ -95,6 +95,14 @@ def test_provenance_is_complete(page: Page) -> None:
     assert all(line in page.text for line in gate_lines(LABELLED))
 
 
+def test_a_distance_stands_in_place_of_the_share() -> None:
+    gates = {**LABELLED.gates, "max_drop": 0.3, "agreement": 0.995}
+    lines = gate_lines(msgspec.structs.replace(LABELLED, gates=gates))
+    assert "task metric at most 0.3 behind FP32's, in its unit" in lines
+    assert "mean cosine similarity to FP32's outputs of at least 0.995, beside the task metric" in lines
+    assert not any("keep at least" in line for line in lines)
+
+
 def test_names_from_a_model_stay_text(page: Page) -> None:
     assert page.tags["script"] == 0
     assert HOSTILE.replace("\x07", "\ufffd") in page.text

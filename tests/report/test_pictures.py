@@ -136,6 +136,12 @@ def test_a_latency_gate_is_drawn() -> None:
     assert "latency gate" in texts(drawn.picture)
 
 
+def test_a_distance_is_no_line_on_an_axis_of_shares() -> None:
+    drawn = tradeoff(msgspec.structs.replace(LABELLED, gates={**LABELLED.gates, "max_drop": 0.3}))
+    assert drawn is not None
+    assert not any("gate" in text for text in texts(drawn.picture))
+
+
 def test_without_a_metric_the_upright_axis_is_the_cosine() -> None:
     drawn = tradeoff(UNLABELLED)
     assert drawn is not None
