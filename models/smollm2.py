@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dlc.calibration import Calibration
 from dlc.errors import CapabilityError
 from dlc.harness.accuracy import METRICS
 from dlc.models import wikitext
@@ -39,6 +40,8 @@ VOCABULARY = 49152
 EVALUATED = (4, 1024)
 """Sequences and tokens of each: consecutive, none scored twice, nothing put before them."""
 CALIBRATED = (16, 256)
+MAX_RAM = 2 << 30
+"""Second moments of what the products of all layers read take 0.8 GiB, and may take half of this."""
 
 PASSAGE = (
     "The lighthouse was built in 1871 on the outermost of the seven islands. Its lamp burned rape oil at first, then "
@@ -68,6 +71,7 @@ def recipe() -> Recipe:
         outputs=("logits",),
         dims={"batch": Dim(1, 4, typical=1), "sequence": Dim(2, 1024, typical=32)},
         calibration=calibration,
+        calibrate=Calibration(max_ram=MAX_RAM),
         evaluation=evaluation,
         metric=METRICS["perplexity"],
         prediction=surprise,
