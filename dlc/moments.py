@@ -8,7 +8,7 @@ share one. Of a batch, at most ``ROWS`` rows or patches, drawn by a seeded gener
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Collection, Hashable
 from functools import partial
 
 import numpy as np

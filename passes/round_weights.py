@@ -55,7 +55,7 @@ def learn_rounding(weight: Array, scales: Array, moment: Floats, limit: int) -> 
 def learn_levels(
     weight: Array, scales: Array, moment: Floats, low: Array | np.float64, high: Array | np.float64
 ) -> Floats:
-    """Return levels [G, M, K] between ``low`` and ``high``, which, as ``scales``, are broadcast to the weights' shape."""
+    """Return levels [G, M, K] from ``low`` to ``high``; these and ``scales`` are broadcast to the weights' shape."""
     s, low, high = (np.broadcast_to(each, weight.shape) for each in (scales, low, high))
     if not moment.any():
         return _nearest(weight.astype(np.float64), s, low, high)
@@ -106,7 +106,7 @@ def _factor(moment: Floats) -> Floats:
 
 
 def _compensated(w: Floats, s: Floats, low: Array, high: Array, upper: Floats) -> Floats:
-    """Round input after input; all are [G, K, M]: in memory inputs come first, as all outputs of one are used at once."""
+    """Round input after input; all are [G, K, M]: in memory, all outputs of one input lie together."""
     levels, size = np.empty_like(w), w.shape[1]
     for start in range(0, size, BLOCK):
         stop = min(start + BLOCK, size)

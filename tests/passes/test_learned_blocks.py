@@ -54,7 +54,7 @@ def test_every_output_loses_no_more_than_by_rounding_to_nearest(k: int, bits: in
         losses.append([np.square(each @ off.T).sum(axis=0) for each in (x, held_out)])
         assert not blocks.dequantize()[:, k:].any()
     nearest, learned = losses
-    # The guard compares in FP64; a dequantized weight is rounded to FP32, by 2^-24 of it, and so is every one it lost to.
+    # The guard compares in FP64; dequantized weights are rounded to FP32, by 2^-24 of them, on both sides.
     rounded = np.sqrt(np.square(2.0**-24 * np.abs(x).astype(np.float64) @ np.abs(blocks.dequantize()[:, :k]).T).sum(0))
     assert (np.sqrt(learned[0]) <= np.sqrt(nearest[0]) + 2 * rounded).all()
     assert learned[0].sum() < 0.6 * nearest[0].sum()

@@ -14,7 +14,6 @@ from dlc.passes.base import clone
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.recipe import Dataset, Recipe
 from dlc.runtimes.session import SessionConfig
-from dlc.stages import weights_only as stage
 from dlc.stages.recovering import sqnr_db
 from dlc.stages.rewriting import rewrite
 from dlc.stages.variants import build
