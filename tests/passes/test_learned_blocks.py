@@ -7,7 +7,7 @@ import pytest
 
 from dlc.passes import round_weights
 from dlc.passes.blockwise import Blocks, quantize
-from dlc.passes.round_weights import learn_levels
+from dlc.passes.round_weights import learn_levels, rounding_error
 from dlc.types import Array, Floats
 
 
@@ -80,12 +80,22 @@ def test_an_input_that_was_never_seen_has_no_say() -> None:
 
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_a_block_of_zeros_stays(*, symmetric: bool) -> None:
-    w = weight(3, 48, 5)
+    w = 100 * weight(3, 48, 5)  # so that errors to make up for are larger than any step would be
     w[:, 16:32] = 0
     blocks = quantized(w, moments(inputs(48, 100)), symmetric=symmetric)
     assert not blocks.dequantize()[:, 16:32].any()
     origin = 8 if blocks.zero is None else blocks.zero[:, 1, None]
     assert (blocks.q[:, 1] == origin).all()
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_where_levels_run_out_an_output_that_gains_nothing_keeps_the_nearest(seed: int) -> None:
+    """Of three levels, weights soon reach the last, and what they were to make up for is lost."""
+    rng = np.random.default_rng(seed)
+    w, h = rng.standard_normal((1, 4, 6)), moments(rng.standard_normal((50, 6)) @ rng.standard_normal((6, 6)))[None]
+    scales, end = np.full((1, 4, 1), 0.5), np.float64(1)
+    learned, nearest = learn_levels(w, scales, h, -end, end), np.clip(np.rint(w / scales), -end, end)
+    assert (rounding_error(w, learned * scales, h) <= rounding_error(w, nearest * scales, h)).all()
 
 
 def test_outputs_that_are_rounded_apart_are_rounded_alike(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.stages.recovering import sqnr_db
 from dlc.stages.rewriting import rewrite
 from dlc.stages.variants import build
-from dlc.stages.weights_only import weights_only
+from dlc.stages.weights_only import bits_of, weights_only
 from dlc.target import detect
 from dlc.types import Array, Feeds
 from tests.passes.weights import weighted
@@ -113,6 +113,12 @@ def test_int8_activations_are_let_in_where_they_cost_little_and_are_faster(model
         pipeline.run(each, [form])
     if costs.whole(*quantized).ratio.high < 1:  # so it is on x86 with any integer kernel; another target may differ
         assert kept.accuracy_level == 4
+
+
+def test_which_precisions_quantize_weights_alone() -> None:
+    alone = replace(asking(None), int8="weights")
+    assert [bits_of(p, alone) for p in ("int8", "int4", "fp16", "mixed")] == [8, 4, None, None]
+    assert [bits_of(p, asking(None)) for p in ("int8", "int4")] == [None, 4]
 
 
 def test_int8_of_a_recipe_that_asks_for_weights(model: ir.Model, costs: Costs) -> None:
