@@ -72,12 +72,12 @@ def _learned(
     """Levels of some outputs; ``upper`` is the factor of ``moment`` with its inputs in ``order``."""
     w, s = weight.astype(np.float64), scales.astype(np.float64)
     nearest = _nearest(w, s, low, high)
-    inputs_first = [
-        np.ascontiguousarray(np.swapaxes(np.take_along_axis(each, order[:, None, :], 2), 1, 2))
-        for each in (w, s, low, high)
-    ]  # [G, K, M]
-    permuted = np.swapaxes(_compensated(*inputs_first, upper), 1, 2)
-    learned = np.take_along_axis(permuted, np.argsort(order, axis=1)[:, None, :], 2)
+
+    def first_inputs_first(each: Array) -> Array:  # [G, M, K] to [G, K, M], in order
+        return np.ascontiguousarray(np.swapaxes(np.take_along_axis(each, order[:, None, :], 2), 1, 2))
+
+    permuted = _compensated(upper, *map(first_inputs_first, (w, s, low, high)))
+    learned = np.take_along_axis(np.swapaxes(permuted, 1, 2), np.argsort(order, axis=1)[:, None, :], 2)
     better = rounding_error(w, learned * s, moment) < rounding_error(w, nearest * s, moment)  # [G, M]
     return np.where(better[..., None], learned, nearest)
 
@@ -105,7 +105,7 @@ def _factor(moment: Floats) -> Floats:
     return np.stack([lapack.dtrtri(each[::-1, ::-1])[0] for each in lower])
 
 
-def _compensated(w: Floats, s: Floats, low: Array, high: Array, upper: Floats) -> Floats:
+def _compensated(upper: Floats, w: Floats, s: Floats, low: Array, high: Array) -> Floats:
     """Round input after input; all are [G, K, M]: in memory, all outputs of one input lie together."""
     levels, size = np.empty_like(w), w.shape[1]
     for start in range(0, size, BLOCK):
