@@ -28,7 +28,9 @@ DOUBLED = 3.0
 where 4 of them make more noise than all other weights.
 """
 LOOK = 2
-"""Batches that decide what activations may lose; products with FP32 activations are up to 20 times as slow."""
+"""Batches that decide what activations may lose; products with FP32 activations may be hundreds of times as slow."""
+ROUNDS = 3
+"""Rounds that time the two levels: they differ in every product, and the slow one of 8 bits may take seconds."""
 
 
 def bits_of(precision: Precision, recipe: Recipe) -> int | None:
@@ -75,7 +77,7 @@ def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs
     if noise < CLOSE_ENOUGH and noise < sqnr_db(model, exact, few, threads) - DOUBLED:
         return exact.accuracy_level
     try:
-        ratio = costs.whole(before, after).ratio
+        ratio = costs.whole(before, after, rounds=ROUNDS).ratio
     except NotHere:
         return rounded.accuracy_level
     return (rounded if ratio.value < 1 else exact).accuracy_level
