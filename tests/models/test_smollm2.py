@@ -59,7 +59,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.slow
 @installed
 @pytest.mark.skipif(data_root() is None, reason="needs DLC_DATA with wikitext2/")
-def test_perplexity_and_size_of_int4() -> None:
+def test_perplexity_and_size_of_int8() -> None:
     recipe = smollm2.recipe()
     assert recipe.evaluation is not None
     assert recipe.evaluation.targets is not None
@@ -67,12 +67,12 @@ def test_perplexity_and_size_of_int4() -> None:
     model = export(recipe, opset=20, ir_version=10).model
     exported = weight_bytes(model)
     pipeline.run(model, [Canonicalize()])
-    pipeline.run(quantized := clone(model), [QuantizeWeights(symmetric=False, table_bits=8)])
-    assert weight_bytes(quantized) <= 0.20 * exported
+    pipeline.run(quantized := clone(model), [QuantizeWeights(bits=8)])
+    assert weight_bytes(quantized) <= 0.30 * exported
     targets, scores = recipe.evaluation.targets(), []
     for each in (model, quantized):
         with OrtCpuRunner(each) as runner:
             nats = [smollm2.surprise(f, runner.run(f)) for f in recipe.evaluation.batches()]
         scores.append(recipe.metric.statistic(recipe.metric.rows(np.concatenate(nats), targets)))
     assert scores[0] == pytest.approx(21.19, abs=0.01)
-    assert scores[1] <= 1.05 * scores[0]
+    assert scores[1] <= 1.01 * scores[0]
