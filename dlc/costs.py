@@ -77,16 +77,17 @@ class Costs:
         """Feeds at all sizes that are measured, the typical first."""
         return (self.feeds, *self.bounds)
 
-    def whole(self, before: ir.Model, after: ir.Model) -> Cost:
-        """Cost of two whole models, a call included, at the typical sizes."""
+    def whole(self, before: ir.Model, after: ir.Model, *, rounds: int = ROUNDS) -> Cost:
+        """Cost of two whole models, a call included, at the typical sizes; ``rounds``: fewer for a large difference."""
         sizes = str(sorted(sizes_of(Interface.of(before), self.feeds).items()))
-        key = self.key(*canonical_text(before), *canonical_text(after), sizes)
+        few = () if rounds == ROUNDS else (str(rounds),)
+        key = self.key(*canonical_text(before), *canonical_text(after), sizes, *few)
         if (known := self.table.read(key)) is not None:
             return known
         self.must_be_here()
         with self._open(before) as old, self._open(after) as new:
             calls = {"before": lambda: old.infer(self.feeds), "after": lambda: new.infer(self.feeds)}
-            return self._remember(key, self._race(calls, ROUNDS))
+            return self._remember(key, self._race(calls, rounds))
 
     def loaded(self, model: ir.Model, config: SessionConfig) -> Cost:
         """Cost of one model under other session options, against these, at the typical sizes."""

@@ -2,13 +2,14 @@
 
     H = E[x x^T],  mu = E[x]        x: [K], the inputs of one sum: a row of a matrix, or the patch under a filter
 
-What is kept is a [G, K, K] matrix a node; of a batch, at most ``ROWS`` rows or patches, drawn by a seeded generator,
-are looked at.
+What is kept is a [G, K, K] matrix of each value and way of reading it: queries, keys and values, products of one value,
+share one. Of a batch, at most ``ROWS`` rows or patches, drawn by a seeded generator, are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Hashable
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -21,14 +22,15 @@ from dlc.passes.weighted import label
 from dlc.types import Array, Bytes, Floats
 
 ROWS = 512
+OPERATORS = ("Conv", "Gemm", "MatMul")
 
 
 class SecondMoments:
-    """Sums of x x^T and of x, of what one node reads."""
+    """Sums of x x^T and of x, of what nodes read that read one value alike."""
 
-    def __init__(self, node: ir.Node, seed: int) -> None:
-        self.label, self.nbytes = label(node), _bytes(node)
-        self._node, self._rng = node, np.random.default_rng(seed)
+    def __init__(self, nodes: list[ir.Node], seed: int) -> None:
+        self.labels, self.nbytes = [label(node) for node in nodes], _bytes(nodes[0])
+        self._node, self._rng = nodes[0], np.random.default_rng(seed)
         self._second: Floats | float = 0.0
         self._sum: Floats | float = 0.0
         self._count = 0
@@ -49,25 +51,39 @@ class SecondMoments:
 
 
 def moments(
-    model: ir.Model, batches: Batches, *, threads: int = 1, seed: int = 0, max_ram: Bytes = MAX_RAM
-) -> dict[str, Moments]:
+    model: ir.Model, batches: Batches, *, operators: Collection[str] = OPERATORS, threads: int = 1, seed: int = 0,
+    max_ram: Bytes = MAX_RAM,
+) -> dict[str, Moments]:  # fmt: skip
     """Return the moments of each product and convolution with a constant weight, by the label of the node.
 
-    Nodes are left out whose matrices, with those of nodes that read the same value, take more than half of ``max_ram``.
+    Their matrices take at most half of ``max_ram``: nodes are left out for which, in graph order, there is no room.
     """
-    read: dict[str, list[ir.Node]] = {}
-    for node in filter(readable, model.graph):
-        together = read.setdefault(str(node.inputs[0].name), [])  # type: ignore[union-attr]
-        if sum(map(_bytes, (*together, node))) <= max_ram // 2:
-            together.append(node)
-    wanted = {name: _observers(nodes, seed) for name, nodes in read.items() if nodes}
+    read: dict[str, dict[Hashable, list[ir.Node]]] = {}
+    room = max_ram // 2
+    for node in (n for n in model.graph if n.op_type in operators and readable(n)):
+        ways, way = read.setdefault(str(node.inputs[0].name), {}), _way(node)  # type: ignore[union-attr]
+        if way in ways:
+            ways[way].append(node)
+        elif (size := _bytes(node)) <= room:
+            ways[way], room = [node], room - size
+    wanted = {name: partial(_observers, list(ways.values()), seed) for name, ways in read.items() if ways}
     seen = observe(model, batches, wanted, threads=threads, max_ram=max_ram)
     kept: list[SecondMoments] = [each for observers in seen.of.values() for each in observers]
-    return {each.label: found for each in kept if (found := each.moments) is not None}
+    return {name: found for each in kept if (found := each.moments) is not None for name in each.labels}
 
 
-def _observers(nodes: list[ir.Node], seed: int) -> Callable[[], list[SecondMoments]]:
-    return lambda: [SecondMoments(node, seed) for node in nodes]
+def _observers(ways: list[list[ir.Node]], seed: int) -> list[SecondMoments]:
+    return [SecondMoments(nodes, seed) for nodes in ways]
+
+
+def _way(node: ir.Node) -> Hashable:
+    """What tells which elements of a value one sum of a node reads."""
+    if node.op_type != "Conv":
+        return "rows"
+    weight = constant(node.inputs[1])
+    assert weight is not None
+    geometry = (node.attributes.get_ints(name, ()) for name in ("strides", "dilations", "pads"))
+    return (weight.shape[1:], *map(tuple, geometry))  # how many channels a filter sees tells the groups
 
 
 def _bytes(node: ir.Node) -> Bytes:
@@ -82,7 +98,7 @@ def _bytes(node: ir.Node) -> Bytes:
 
 def readable(node: ir.Node) -> bool:
     """Whether a node is a product or convolution whose rows or patches are known: no auto_pad, nothing transposed."""
-    if node.domain != "" or node.op_type not in ("Conv", "Gemm", "MatMul") or node.inputs[0] is None:
+    if node.domain != "" or node.op_type not in OPERATORS or node.inputs[0] is None:
         return False
     weight, x = constant(node.inputs[1]), node.inputs[0]
     if weight is None or x.dtype != ir.DataType.FLOAT or constant(x) is not None:

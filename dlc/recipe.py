@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4", "mixed"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4", "mixed")
 
+Int8: TypeAlias = Literal["auto", "weights"]
+"""What ``int8`` quantizes: ``auto``: weights and activations, static for convolutional nets and dynamic for the rest;
+``weights``: weights alone, in blocks, as ``int4`` does.
+"""
+INT8: tuple[Int8, ...] = ("auto", "weights")
+
 Invariant: TypeAlias = Literal["some-key-visible"]
 """What a user states about every input that the model will be given, and the graph cannot tell.
 
@@ -137,6 +143,7 @@ class Recipe:
     gates: Gates = Gates()
     mixed: Mixing = field(default_factory=Mixing)
     variants: tuple[Precision, ...] = ("fp32", "int8")
+    int8: Int8 = "auto"
     rewrites: tuple[Rewrite, ...] = ()
     expect_fusions: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -150,6 +157,8 @@ class Recipe:
             raise RecipeError(f"name {self.name!r} cannot be a folder name: use letters, digits, '-', '_' and '.'")
         if unknown := [v for v in self.variants if v not in PRECISIONS]:
             raise RecipeError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
+        if self.int8 not in INT8:
+            raise RecipeError(f"unknown form of int8, {self.int8!r}{suggest(self.int8, INT8)}")
         if unstated := [i for i in self.invariants if i not in INVARIANTS]:
             raise RecipeError(f"unknown invariant {unstated[0]!r}{suggest(unstated[0], INVARIANTS)}")
         for name, spec in self.inputs.items():

@@ -8,4 +8,5 @@ ZOO = {
     "minilm": "dlc.models.minilm:recipe",
     "resemblyzer": "dlc.models.resemblyzer:recipe",
     "silero-vad": "dlc.models.silero_vad:recipe",
+    "smollm2": "dlc.models.smollm2:recipe",
 }

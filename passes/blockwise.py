@@ -10,10 +10,17 @@ high one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from dlc.types import Array, Bytes
+from dlc.passes.half_quadratic import fit
+from dlc.passes.round_weights import learn_levels
+from dlc.types import Array, Bytes, Floats
+
+Method: TypeAlias = Literal["rtn", "hqq", "gptq"]
+METHODS: tuple[Method, ...] = ("rtn", "hqq", "gptq")
+"""Round to nearest; so too, with scales and zero points by ``half_quadratic``; or as ``round_weights`` learns to."""
 
 SHRINK = (1.0, 8 / 7, 1.05, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)
 """Scales tried for each block, as factors of the one that just covers its largest element.
@@ -46,16 +53,24 @@ class Blocks:
         return np.asarray(w.reshape(len(w), -1))
 
 
-def quantize(w: Array, *, bits: int, block: int, symmetric: bool, search: bool) -> Blocks:
-    """Round to nearest in blocks; ``search`` picks the scale of least squared error instead of the covering one."""
+def quantize(
+    w: Array, *, bits: int, block: int, symmetric: bool, search: bool, method: Method = "rtn",
+    moments: Floats | None = None,
+) -> Blocks:  # fmt: skip
+    """Quantize in blocks; ``search`` picks the scale of least squared error instead of the covering one.
+
+    ``moments``: E[x x'] of what w multiplies, [K, K], for ``gptq``; without it that method rounds to nearest.
+    """
     rows, k = w.shape
     blocks = -(-k // block)
     padded = np.zeros((rows, blocks * block), np.float32)
     padded[:, :k] = w
     flat = padded.reshape(-1, block)
     step = max(1, CHUNK // block)
-    parts = [_quantize(flat[i : i + step], bits, symmetric, search) for i in range(0, len(flat), step)]
+    parts = [_quantize(flat[i : i + step], bits, symmetric, search, method) for i in range(0, len(flat), step)]
     q, scale, zero = (np.concatenate(p) for p in zip(*parts, strict=True))
+    if method == "gptq" and moments is not None:
+        q = _learned(flat, scale, zero, bits, np.pad(moments, (0, padded.shape[1] - k)))
     return Blocks(
         bits,
         q.reshape(rows, blocks, block),
@@ -73,7 +88,9 @@ def pack(q: Array, bits: int) -> Array:
     return np.asarray(q[..., 0::2] | q[..., 1::2] << 4)
 
 
-def _quantize(w: Array, bits: int, symmetric: bool, search: bool) -> tuple[Array, Array, Array]:  # noqa: FBT001
+def _quantize(
+    w: Array, bits: int, symmetric: bool, search: bool, method: Method = "rtn"  # noqa: FBT001
+) -> tuple[Array, Array, Array]:  # fmt: skip
     """Quantize blocks w: [n, block] to q: [n, block], scale: [n], zero: [n]."""
     best: tuple[Array, Array, Array] | None = None
     error = np.full(len(w), np.inf, np.float32)
@@ -90,7 +107,23 @@ def _quantize(w: Array, bits: int, symmetric: bool, search: bool) -> tuple[Array
         error[better] = e[better]
     assert best is not None
     q, scale, zero = best
+    if method == "hqq":
+        scale, zero = fit(w, scale, zero, bits, symmetric=symmetric)
+        q = _round(w, scale, zero, bits)
     return q.astype(np.uint8), scale, zero.astype(np.uint8)
+
+
+def _learned(w: Array, scale: Array, zero: Array, bits: int, moments: Floats) -> Array:
+    """Round blocks w: [n, block], whose rows have as many elements as ``moments``, at scales and zero points, [n]."""
+
+    def each(of_blocks: Array) -> Array:
+        return np.broadcast_to(of_blocks[:, None], w.shape).reshape(1, -1, len(moments))
+
+    silent = scale == 0  # a block of zeros stays one
+    origin, top = each(zero.astype(np.float32)), np.float32((1 << bits) - 1)
+    low, high = (np.where(each(silent), 0, end) for end in (-origin, top - origin))
+    levels = learn_levels(w.reshape(origin.shape), each(np.where(silent, 1, scale)), moments[None], low, high)
+    return np.asarray(levels + origin, np.uint8).reshape(w.shape)
 
 
 def _symmetric(w: Array, bits: int, shrink: np.float32) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
     MatMul, Gemm   A: [..., K] x B: [K, N]    com.microsoft MatMulNBits, which reads packed weights
     Gather         table: [V, D], axis 0      com.microsoft GatherBlockQuantized, which unpacks the rows it reads
+    both           one table                  stored once (``packed_weights``), with the bits of the table
     Conv, ConvTranspose, LSTM, GRU, RNN, and products that MatMulNBits cannot express
                                               unpacked in the graph (``unpack_weights``): the file shrinks, memory and
                                               speed are those of FP32
@@ -12,7 +13,7 @@ or read in a subgraph; and operators without a weight-only form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -21,8 +22,10 @@ import onnx_ir as ir
 
 from dlc.errors import Unsupported
 from dlc.passes.base import Pass, Rewritten, Site, constant, rewritten
-from dlc.passes.blockwise import Blocks, pack, quantize
+from dlc.passes.blockwise import METHODS, Blocks, Method, quantize
 from dlc.passes.emit import Emitter, drop_unused
+from dlc.passes.packed_weights import Packer
+from dlc.passes.round_weights import Moments
 from dlc.passes.unpack_weights import Unpacker
 from dlc.passes.weighted import label, weighted_nodes, weights_of
 from dlc.types import Array
@@ -36,6 +39,9 @@ OPERANDS = {
 
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+PRODUCTS = ("MatMul", "Gemm")
+TIED = frozenset(("Gather", "Gemm", "MatMul"))
+"""Operators that may share a weight: they read the same packed bytes."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,11 @@ class QuantizeWeights(Pass):
     """Quantize weights to ``bits``, in blocks of ``block_size`` elements with a scale each.
 
     ``conv_bits``: for convolutions; rounding them to nearest in 4 bits costs a mobile net most of its accuracy
-    (EfficientNet-Lite0, top-1: FP32 89.0, 8 bits 88.6, 4 bits 33.4).
-    ``symmetric``: no zero points. ``search``: per block, the scale of least squared error instead of the covering one.
+    (EfficientNet-Lite0, top-1: FP32 89.0, 8 bits 88.6, 4 bits 33.4). ``table_bits``: for tables, also where a product
+    reads the table too; None: ``bits``. ``symmetric``: no zero points. ``search``: per block, the scale of least
+    squared error instead of the covering one. ``method``: ``hqq`` fits scales and zero points; ``gptq`` needs
+    ``moments`` of what the (first) product that reads a weight reads, by label; other weights, such as tables, are
+    rounded to nearest.
     ``accuracy_level``: what MatMulNBits may do to activations; 4 rounds them to int8 in blocks (measured on AVX2: 0.4
     to 0.6 of the FP32 time at one row, level with FP32 at 32), 0 keeps them FP32 (slower than FP32).
     ``min_elements``: the smallest weight worth quantizing. ``operators``: visit these alone, for another pass does the
@@ -55,26 +64,34 @@ class QuantizeWeights(Pass):
     changes_numbers: ClassVar[bool] = True
     bits: int = 4
     conv_bits: int = 8
+    table_bits: int | None = None
     block_size: int = 32
     symmetric: bool = True
     search: bool = True
+    method: Method = "rtn"
+    moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
     accuracy_level: int = 4
     min_elements: int = 512
     operators: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        for option in ("bits", "conv_bits"):
-            if (bits := getattr(self, option)) not in (4, 8):
+        for option in ("bits", "conv_bits", "table_bits"):
+            if (bits := getattr(self, option)) not in (4, 8) and not (bits is None and option == "table_bits"):
                 raise Unsupported(f"{option}={bits}: weights are quantized to 4 or 8 bits")
         if self.block_size < 16 or self.block_size & (self.block_size - 1):
             raise Unsupported(f"block_size={self.block_size}: MatMulNBits needs a power of two, at least 16")
         if not 0 <= self.accuracy_level <= 4:
             raise Unsupported(f"accuracy_level={self.accuracy_level}: MatMulNBits knows 0 to 4")
+        if self.method not in METHODS:
+            raise Unsupported(f"method={self.method!r}: weights are rounded by {', '.join(METHODS)}")
+        if self.method == "gptq" and not self.moments:
+            raise Unsupported("method='gptq' needs moments of the products' inputs, from calibration data")
 
     def call(self, model: ir.Model) -> Rewritten:
         """Quantize each weighted node; Unsupported if no weight could be."""
         rewriter = _Rewriter(self, model.graph)
+        rewriter.fold_transposed_tables()
         chosen = self.operators or None
         nodes = [n for n in weighted_nodes(model.graph) if chosen is None or n.op_type in chosen]
         sites = [rewriter.rewrite(node) for node in nodes]
@@ -95,8 +112,19 @@ class _Rewriter:
         self.graph = graph
         self.emit = Emitter(graph)
         self.unpacker = Unpacker(self.emit, self._quantize, options.block_size)
+        self.packer = Packer(self.emit)
         self.replaced: list[ir.Value] = []
-        self._packed: dict[tuple[ir.Value, str], list[ir.Value | None]] = {}
+
+    def fold_transposed_tables(self) -> None:
+        """Give each product by a table's transpose, as exporters write it, a constant: the packer knows its numbers."""
+        for node in [n for n in self.graph if n.op_type == "Gather" and not n.domain]:
+            if self._refusal(node) is None and (table := node.inputs[0]) is not None:
+                for user in [u.node for u in table.uses() if _transposes_for_products(u.node)]:
+                    columns = np.ascontiguousarray(_tensor(table).numpy().T)
+                    ir.convenience.replace_all_uses_with(
+                        user.outputs[0], self.emit.constant(f"{table.name}_columns", columns)
+                    )
+                    self.graph.remove(user, safe=True)
 
     def rewrite(self, node: ir.Node) -> Site:
         """Quantize the weights of one node, or say why not."""
@@ -125,7 +153,7 @@ class _Rewriter:
 
     def _weight_refusal(self, node: ir.Node, weight: ir.Value) -> str | None:
         tensor, least = _tensor(weight), self.options.min_elements
-        others = [u.node for u in weight.uses() if u.node.op_type != node.op_type or u.node.graph != self.graph]
+        others = [u.node for u in weight.uses() if not _alike(node, u.node) or u.node.graph != self.graph]
         reason = None
         if tensor.dtype != ir.DataType.FLOAT:
             reason = f"weight is {tensor.dtype.name}, not FLOAT"
@@ -144,7 +172,7 @@ class _Rewriter:
         return reason
 
     def _product(self, node: ir.Node) -> None:
-        """MatMul or Gemm to MatMulNBits. B: [N, blocks, block * bits / 8], scales: [N, blocks]."""
+        """MatMul or Gemm to MatMulNBits."""
         weight, o = node.inputs[1], self.options
         assert weight is not None
         gemm = node.op_type == "Gemm"
@@ -157,9 +185,13 @@ class _Rewriter:
         def columns(w: Array) -> Array:
             return np.float32(alpha) * (w if transposed else w.T)
 
-        b = self._pack(weight, f"columns {transposed} {alpha}", columns, flat=False)
-        inputs = [node.inputs[0], *b, None, self._bias(node, n) if gemm and len(node.inputs) > 2 else None]
-        attributes = {"K": k, "N": n, "bits": o.bits, "block_size": o.block_size, "accuracy_level": o.accuracy_level}
+        def quantized(w: Array) -> Blocks:
+            return self._quantize(w, o.block_size, o.bits, o.moments.get(label(node)))
+
+        b = self.packer.columns(weight, f"columns {transposed} {alpha}", columns, quantized, node)
+        bias = self._bias(node, n) if gemm and len(node.inputs) > 2 else None
+        inputs = [node.inputs[0], b.data, b.scale, b.zero, None, bias]
+        attributes = {"K": k, "N": n, "bits": b.bits, "block_size": o.block_size, "accuracy_level": o.accuracy_level}
         self._replace(node, "MatMulNBits", inputs, attributes)
 
     def _bias(self, node: ir.Node, n: int) -> ir.Value | None:
@@ -173,12 +205,11 @@ class _Rewriter:
 
     def _gather(self, node: ir.Node) -> None:
         """Gather to GatherBlockQuantized. data: [V, D * bits / 8], scales: [V, D / block]."""
-        table, indices = node.inputs
+        (table, indices), o = node.inputs, self.options
         assert table is not None
-        data, scales, zeros = self._pack(table, "rows", lambda w: w, flat=True)
-        o = self.options
-        attributes = {"bits": o.bits, "block_size": o.block_size, "gather_axis": 0, "quantize_axis": 1}
-        self._replace(node, "GatherBlockQuantized", [data, indices, scales, zeros], attributes)
+        rows = self.packer.table(table, lambda w: self._quantize(w, o.block_size, o.table_bits or o.bits))
+        attributes = {"bits": rows.bits, "block_size": o.block_size, "gather_axis": 0, "quantize_axis": 1}
+        self._replace(node, "GatherBlockQuantized", [rows.data, indices, rows.scale, rows.zero], attributes)
 
     def _replace(self, node: ir.Node, op: str, inputs: list[ir.Value | None], attributes: dict[str, int]) -> None:
         while inputs[-1] is None:
@@ -189,26 +220,33 @@ class _Rewriter:
         )
         ir.convenience.replace_nodes_and_values(self.graph, node, [node], [new], [old], new.outputs)
 
-    def _pack(
-        self, weight: ir.Value, use: str, matrix: Callable[[Array], Array], *, flat: bool
-    ) -> list[ir.Value | None]:
-        """Register a weight, as the matrix it is in this use, packed: data, scales, zero points or None."""
-        if (weight, use) not in self._packed:
-            blocks = self._quantize(matrix(_tensor(weight).numpy()), self.options.block_size, self.options.bits)
-            data, zero = pack(blocks.q, blocks.bits), blocks.zero
-            self._packed[weight, use] = [
-                self.emit.constant(f"{weight.name}_q{blocks.bits}", data.reshape(len(data), -1) if flat else data),
-                self.emit.constant(f"{weight.name}_scale", blocks.scale),
-                None if zero is None else self.emit.constant(f"{weight.name}_zero", pack(zero, blocks.bits)),
-            ]
-        return list(self._packed[weight, use])
-
-    def _quantize(self, w: Array, block: int, bits: int) -> Blocks:
-        return quantize(w, bits=bits, block=block, symmetric=self.options.symmetric, search=self.options.search)
+    def _quantize(self, w: Array, block: int, bits: int, seen: Moments | None = None) -> Blocks:
+        o, moments = self.options, None if seen is None else seen.second[0]
+        return quantize(
+            w, bits=bits, block=block, symmetric=o.symmetric, search=o.search, method=o.method, moments=moments
+        )
 
 
 def _operands(node: ir.Node) -> dict[int, ir.Value]:
     return {i: v for i, v in weights_of(node).items() if i in OPERANDS[node.op_type]}
+
+
+def _alike(one: ir.Node, other: ir.Node) -> bool:
+    """Whether one node's packed weight leaves the other nothing to read in FP32."""
+    if one.op_type == "Gather" and _transposes_for_products(other):
+        return True
+    return one.op_type == other.op_type or {one.op_type, other.op_type} <= TIED
+
+
+def _transposes_for_products(node: ir.Node) -> bool:
+    """Whether a node transposes a matrix for the right-hand side of products, and for nothing else."""
+    if node.op_type != "Transpose" or node.domain or node.outputs[0].is_graph_output():
+        return False
+    uses = node.outputs[0].uses()
+    perm = node.attributes.get_ints("perm", (1, 0))
+    return tuple(perm) == (1, 0) and all(
+        u.node.op_type == "MatMul" and u.idx == 1 and u.node.graph is node.graph for u in uses
+    )
 
 
 def _tensor(weight: ir.Value) -> ir.TensorProtocol:
@@ -219,7 +257,7 @@ def _tensor(weight: ir.Value) -> ir.TensorProtocol:
 def _reads_packed(node: ir.Node) -> bool:
     """Whether MatMulNBits computes this product: a constant [K, N] on the right, at most a constant bias added."""
     weights = _operands(node)
-    if node.op_type not in ("MatMul", "Gemm") or set(weights) != {1} or len(_tensor(weights[1]).shape) != 2:
+    if node.op_type not in PRODUCTS or set(weights) != {1} or len(_tensor(weights[1]).shape) != 2:
         return False
     if node.op_type == "MatMul":
         return True

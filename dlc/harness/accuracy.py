@@ -230,9 +230,25 @@ def _spearman(rows: Floats) -> float:
     return 100.0 * float(centred.prod(axis=1).sum()) / spread if spread > 0 else 0.0
 
 
+def _nats(predictions: Array, targets: Array) -> Floats:
+    """Negative log-likelihood of a sequence and how many of its tokens were predicted: all but the first, [n, 2]."""
+    if predictions.shape != (len(targets), targets.shape[1] - 1):
+        raise ValueError("of a sequence, every token but the first is predicted")
+    nats = predictions.sum(axis=1, dtype=np.float64)
+    rows: Floats = np.stack([nats, np.full(len(nats), predictions.shape[1], np.float64)], axis=1)
+    return rows
+
+
+def _perplexity(rows: Floats) -> float:
+    """exp(mean negative log-likelihood of a token)."""
+    nats, tokens = rows.sum(axis=0)
+    return float(np.exp(nats / tokens))
+
+
 METRICS = {
     "top1": Metric("top1", "%", _hits, _percent, classes=True),
     "spearman": Metric("spearman", "/100", _pairs, _spearman),
+    "perplexity": Metric("perplexity", "", _nats, _perplexity, higher_is_better=False),
     "auc": Metric("auc", "%", _pairs, area_under_curve),
     "eer": Metric("eer", "%", verification_rows, equal_error_rate, higher_is_better=False),
     "mae": Metric("mae", "", _distances, _mean, higher_is_better=False),

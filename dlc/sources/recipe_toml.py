@@ -4,6 +4,7 @@ name = "scans"                 # default: the model's name
 source = "model.onnx"          # or .pt2, or package.module:factory; relative to this file
 outputs = ["scores"]
 variants = ["fp32", "int8"]
+int8 = "auto"                  # or "weights": activations stay FP32
 metric = "top1"                # of dlc.harness.accuracy.METRICS
 dims.batch = { min = 1, max = 64, typical = 8 }
 inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high = 1.0 }
@@ -32,7 +33,7 @@ from dlc.calibration import Calibration, byte_size
 from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
-from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, suggest
+from dlc.recipe import Dataset, Dim, Gates, Input, Int8, Precision, Recipe, suggest
 from dlc.sources.mixing_options import Stated, applied
 from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
@@ -85,6 +86,7 @@ class Document(_Strict, frozen=True, kw_only=True):
     source: str | None = None
     outputs: tuple[str, ...] | None = None
     variants: tuple[Precision, ...] | None = None
+    int8: Int8 | None = None
     metric: str | None = None
     dims: dict[str, _Dim] = {}
     inputs: dict[str, _Input] = {}
@@ -122,7 +124,7 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     """Put what a document declares in the place of what the recipe does."""
     given: dict[str, Any] = {
         key: value
-        for key in ("name", "outputs", "variants", "notes", "invariants")
+        for key in ("name", "outputs", "variants", "int8", "notes", "invariants")
         if (value := getattr(document, key)) is not None
     }
     if document.dims:

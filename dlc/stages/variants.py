@@ -13,7 +13,6 @@ from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.quantize_dynamic import QuantizeDynamic
-from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.passes.quantized_operators import quantized_operators
 from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
@@ -27,6 +26,7 @@ from dlc.stages.mixing import mix
 from dlc.stages.recovering import dynamic
 from dlc.stages.recurrent import agreeing, outcomes, recurrent
 from dlc.stages.rewriting import Rewritten, rewrite
+from dlc.stages.weights_only import bits_of, weights_only
 from dlc.target import Target
 from dlc.types import Bytes
 
@@ -70,7 +70,7 @@ def build(
             if mixed.reason:
                 return Build(precision, None, reason=mixed.reason, search=search)
         else:
-            passes = PASSES_OF[precision](model, recipe, costs.target)
+            passes = _passes(precision, model, recipe, costs)
         converting = pipeline.run(model, passes, evaluate=evaluate)
         records, sites = [*apart, *converting], outcomes(converting)
         if not any(s.applied for s in sites):
@@ -101,6 +101,12 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
     )
 
 
+def _passes(precision: Precision, model: ir.Model, recipe: Recipe, costs: Costs) -> list[Pass]:
+    if (bits := bits_of(precision, recipe)) is not None:
+        return [weights_only(model, bits, recipe, costs)]
+    return PASSES_OF[precision](model, recipe, costs.target)
+
+
 def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
     reduce_range, data, threads = not target.integer_dot, recipe.calibration, target.threads
@@ -122,7 +128,6 @@ PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] 
     "int8": lambda model, recipe, target: agreeing(
         model, [*recurrent(model, target), *_int8(model, recipe, target)], recipe, target
     ),
-    "int4": lambda _model, _recipe, _target: [QuantizeWeights(bits=4)],
 }
 
 REWRITTEN: frozenset[Precision] = frozenset(("int8", "int4", "mixed"))

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from dlc.errors import DataError, ModelError, RecipeError
-from dlc.harness.accuracy import METRICS, Evaluation, Metric, evaluate
+from dlc.harness.accuracy import METRICS, Evaluation, Metric, evaluate, metric_rows
 from dlc.models import digits
 from dlc.recipe import Dataset, Recipe
 from dlc.runtimes.ort_cpu import OrtCpuRunner
@@ -71,6 +71,20 @@ def test_spearman_is_scipys_with_ties(rng: np.random.Generator) -> None:
     assert spearman.statistic(spearman.rows(a, b)) == pytest.approx(
         100 * spearmanr(a, b).statistic, rel=4 * 200 * 2e-16
     )
+
+
+def test_perplexity_weighs_tokens_not_sequences() -> None:
+    nats, tokens = np.log([[2.0, 4.0, 4.0], [8.0, 8.0, 2.0]]), np.zeros((2, 4), np.int64)
+    perplexity = METRICS["perplexity"]
+    rows = perplexity.rows(nats, tokens)
+    # 2 * 4 * 4 * 8 * 8 * 2 = 2^12 over 6 tokens; sums of 6 logarithms in float64
+    assert perplexity.statistic(rows) == pytest.approx(4.0, rel=4 * 6 * 2e-16)
+    assert rows[:, 1].tolist() == [3, 3]
+
+
+def test_perplexity_needs_every_token_but_the_first() -> None:
+    with pytest.raises(RecipeError, match=r"'perplexity' cannot use predictions of shape .* every token but the first"):
+        metric_rows(METRICS["perplexity"], np.zeros((2, 4)), np.zeros((2, 4), np.int64), "d")
 
 
 def test_spearman_of_a_constant_is_zero() -> None:

@@ -14,8 +14,9 @@ from dlc.errors import Unsupported
 from dlc.export import export
 from dlc.interface import Interface
 from dlc.models import digits_cnn, digits_mlp
-from dlc.passes.blockwise import quantize
+from dlc.passes.blockwise import METHODS, Method, quantize
 from dlc.passes.quantize_weights import QuantizeWeights
+from dlc.passes.round_weights import Moments
 from dlc.recipe import Recipe
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.types import Array
@@ -193,6 +194,111 @@ def test_a_shared_weight_is_stored_once() -> None:
     assert list(model.graph.initializers) == ["w_q4", "w_scale"]
 
 
+def moments_of(second: Array) -> Moments:
+    return Moments(second[None].astype(np.float64), np.zeros((1, len(second))))
+
+
+TIED = """g (int64[m] i, float[40, 64] w, float[64, 40] t) => (float[m, 40] y) {
+    e = Gather(w, i) y = MatMul(e, t)
+}"""
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_golden_a_product_by_a_tables_numbers_reads_the_table(bits: int) -> None:
+    w = normal(40, 64)
+    model = weighted(TIED, {"w": w, "t": np.ascontiguousarray(w.T)})
+    sites(model, QuantizeWeights(bits=4, table_bits=bits, accuracy_level=0, symmetric=False))
+    width = 64 * bits // 8
+    assert text(model) == expected(f"""
+        e = GatherBlockQuantized(w_q{bits}, i, w_scale, w_zero)
+        w_q{bits}_blocks = Reshape(w_q{bits}, w_q{bits}_shape)
+        y = MatMulNBits(e, w_q{bits}_blocks, w_scale, w_zero)
+        w_q{bits}: [40,{width}]
+        w_scale: [40,2]
+        w_zero: [40,{2 * bits // 8}]
+        w_q{bits}_shape: [3]
+    """)
+    product = model.graph[-1]
+    assert product.attributes.get_int("bits", 0) == bits
+    table = quantize(w, bits=bits, block=32, symmetric=False, search=True).dequantize()
+    i = np.arange(40)
+    with OrtCpuRunner(model) as runner:
+        got = runner.run({"i": i})["y"]
+    wide = np.abs(table).astype(np.float64)
+    # A product of 64 terms and the dequantization of each: 2 * 64 + 1 roundings of the absolute terms at most.
+    assert (np.abs(got - table.astype(np.float64) @ table.T) <= (2 * 64 + 1) * EPS * (wide @ wide.T)).all()
+
+
+def test_one_table_read_by_a_gemm_too_is_stored_once() -> None:
+    body = """g (int64[m] i, float[40, 64] w) => (float[m, 40] y) {
+        e = Gather(w, i) y = Gemm<transB = 1>(e, w)
+    }"""
+    model = weighted(body, {"w": normal(40, 64)})
+    assert all(s.applied for s in sites(model, QuantizeWeights()))
+    assert sorted(model.graph.initializers) == ["w_q4", "w_q4_shape", "w_scale"]
+
+
+TRANSPOSED = """g (int64[m] i, float[40, 64] w) => (float[m, 40] y) {
+    t = Transpose<perm = [1, 0]>(w) e = Gather(w, i) y = MatMul(e, t)
+}"""
+
+
+def test_golden_a_product_by_a_tables_transpose_reads_the_table() -> None:
+    model = weighted(TRANSPOSED, {"w": normal(40, 64)})
+    assert all(s.applied for s in sites(model, QuantizeWeights()))
+    assert text(model) == expected("""
+        e = GatherBlockQuantized(w_q4, i, w_scale)
+        w_q4_blocks = Reshape(w_q4, w_q4_shape)
+        y = MatMulNBits(e, w_q4_blocks, w_scale)
+        w_q4: [40,32]
+        w_scale: [40,2]
+        w_q4_shape: [3]
+    """)
+
+
+def test_a_table_whose_transpose_is_read_otherwise_stays() -> None:
+    model = weighted(TRANSPOSED.replace("MatMul(e, t)", "Gemm(e, t)"), {"w": normal(40, 64)})
+    before = serialized(model)
+    with pytest.raises(Unsupported, match="weight is also read by Transpose 'node_t'"):
+        QuantizeWeights()(model)
+    assert serialized(model) == before
+
+
+def test_other_numbers_of_the_same_shape_are_stored_apart() -> None:
+    w = normal(40, 64)
+    other = np.ascontiguousarray(w.T)
+    other[3, 3] += 1
+    model = weighted(TIED, {"w": w, "t": other})
+    sites(model, QuantizeWeights())
+    assert sorted(model.graph.initializers) == ["t_q4", "t_scale", "w_q4", "w_scale"]
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_computes_with_the_dequantized_weight(method: Method, *, symmetric: bool) -> None:
+    w, x = normal(100, 48), normal(30, 100, seed=1)
+    model = weighted("g (float[m, 100] x, float[100, 48] w) => (float[m, 48] y) { y = MatMul(x, w) }", {"w": w})
+    moments = {"node_y": moments_of(x.T @ x)}
+    sites(model, QuantizeWeights(accuracy_level=0, symmetric=symmetric, method=method, moments=moments))
+    stored = dequantized(model, 4, 100, 32)
+    bound = (2 * 100 + 1) * EPS * (np.abs(x) @ np.abs(stored).T)
+    assert (np.abs(compute(model, {"x": x})["y"] - x.astype(np.float64) @ stored.T) <= bound).all()
+    assert sqnr(w.T, stored) > 15  # a step is a seventh of the largest of 32 weights: noise from that alone is 20 dB
+
+
+def test_gptq_rounds_what_it_has_no_moments_of_to_nearest() -> None:
+    model, plain = (weighted(TIED, {"w": normal(40, 64), "t": normal(64, 40, seed=1)}) for _ in range(2))
+    sites(model, QuantizeWeights(method="gptq", moments={"node_y": moments_of(np.eye(64) + 0.9)}))
+    sites(plain, QuantizeWeights())
+    same = {
+        name: np.array_equal(a.const_value.numpy(), b.const_value.numpy())
+        for (name, a), b in zip(model.graph.initializers.items(), plain.graph.initializers.values(), strict=True)
+        if a.const_value is not None and b.const_value is not None
+    }
+    assert same["w_q4"]
+    assert not same["t_q4"]
+
+
 def test_recurrent_and_left_operands_are_unpacked() -> None:
     body = """g (float[s, 1, 32] x, float[1, 128, 32] w, float[1, 128, 32] r, float[32, 32] a, float[32, n] z)
         => (float[s, 1, 1, 32] y, float[32, n] p) { y = LSTM<hidden_size = 32>(x, w, r) p = MatMul(a, z) }"""
@@ -268,7 +374,10 @@ def test_a_refused_node_is_reported_beside_an_applied_one() -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [({"bits": 3}, "bits=3"), ({"conv_bits": 2}, "conv_bits=2"), ({"block_size": 48}, "power of two"),
-     ({"accuracy_level": 5}, "0 to 4")],
+     ({"accuracy_level": 5}, "0 to 4"),
+     ({"table_bits": 2}, "table_bits=2: weights are quantized to 4 or 8 bits"),
+     ({"method": "awq"}, "method='awq': weights are rounded by rtn, hqq, gptq"),
+     ({"method": "gptq"}, "needs moments of the products' inputs")],
 )  # fmt: skip
 def test_bad_options(option: dict[str, int], message: str) -> None:
     with pytest.raises(Unsupported, match=message):

@@ -103,6 +103,20 @@ def test_a_distance_stands_in_place_of_the_share() -> None:
     assert not any("keep at least" in line for line in lines)
 
 
+def test_the_page_says_which_way_the_metric_is_better(page: Page) -> None:
+    assert "; higher is better." in page.text
+    errors = tuple(
+        v if v.accuracy is None else msgspec.structs.replace(
+            v, accuracy=msgspec.structs.replace(v.accuracy, metric="perplexity", higher_is_better=False)
+        )
+        for v in LABELLED.variants
+    )  # fmt: skip
+    text = Page(render_html(msgspec.structs.replace(LABELLED, variants=errors), PLANS)).text
+    assert "; lower is better." in text
+    assert "FP32's as a share of the variant's" in text
+    assert "higher is better" not in text
+
+
 def test_names_from_a_model_stay_text(page: Page) -> None:
     assert page.tags["script"] == 0
     assert HOSTILE.replace("\x07", "\ufffd") in page.text

@@ -53,7 +53,8 @@ def test_zoo(name: str) -> None:
 
 def test_every_name_of_the_zoo_is_there() -> None:
     assert sorted(ZOO) == [
-        "digits-cnn", "digits-mlp", "efficientnet-lite0", "fracast", "minilm", "resemblyzer", "silero-vad"
+        "digits-cnn", "digits-mlp", "efficientnet-lite0", "fracast", "minilm", "resemblyzer", "silero-vad",
+        "smollm2",
     ]  # fmt: skip
 
 
@@ -306,7 +307,7 @@ def test_overrides_accompany_a_bare_model(data: Path) -> None:
 
 
 def test_overrides_change_only_what_they_name(tmp_path: Path) -> None:
-    given = 'variants = ["fp16"]\ninvariants = ["some-key-visible"]'
+    given = 'variants = ["fp16"]\nint8 = "weights"\ninvariants = ["some-key-visible"]'
     recipe = load_recipe("digits-mlp", Path(write(tmp_path, "r.toml", given)))
-    assert (recipe.variants, recipe.invariants) == (("fp16",), ("some-key-visible",))
+    assert (recipe.variants, recipe.int8, recipe.invariants) == (("fp16",), "weights", ("some-key-visible",))
     assert recipe.metric is METRICS["top1"]
