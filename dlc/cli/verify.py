@@ -14,11 +14,13 @@ from dlc.cli.common import Format, common, print_json, print_table
 @click.option(
     "--key", type=click.Path(path_type=Path, dir_okay=False), help="Public key that must have signed a package."
 )
+@click.option("--trust", is_flag=True, help="Run the program of a package although no key shows who made it.")
 @common
-def command(artifact: Path, key: Path | None, form: Format, verbose: int) -> int:
+def command(artifact: Path, key: Path | None, trust: bool, form: Format, verbose: int) -> int:
     """Check ARTIFACT: hash every file, load each model in a process without torch, replay its golden vectors.
 
-    ARTIFACT may also be what dlc package made, a folder or a bundle; with --key it must be signed by that key's owner.
+    ARTIFACT may also be what dlc package made, a folder or a bundle. With --key it must be signed by that key's owner,
+    and then its own program replays the vectors in its runtime.
     Exit code 0 if all holds, 1 if something does not.
 
     \b
@@ -32,7 +34,7 @@ def command(artifact: Path, key: Path | None, form: Format, verbose: int) -> int
     from dlc.verify import verify
 
     if artifact.is_file() or ((artifact / RECORD).is_file() and not (artifact / MANIFEST).is_file()):
-        checks = bundle.verify(artifact, key)
+        checks = bundle.verify(artifact, key, trust=trust)
     elif key is not None:
         raise UserError(f"{artifact} is not a package, and only packages are signed: make one with dlc package")
     else:

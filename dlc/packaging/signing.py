@@ -18,25 +18,23 @@ MAKE_KEYS = "openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in k
 
 def load_private(path: Path) -> Ed25519PrivateKey:
     """Read a private key; UserError if the file is no unencrypted Ed25519 key in PEM."""
-    serialization, ed25519 = _library()
+    serialization = _library()
     try:
-        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        key: Ed25519PrivateKey = serialization.load_pem_private_key(path.read_bytes(), password=None)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} is not a private key that can be read ({error}); make a pair: {MAKE_KEYS}") from error
-    if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise UserError(f"{path} is not an Ed25519 key; make a pair: {MAKE_KEYS}")
+    _check_kind(key, path)
     return key
 
 
 def load_public(path: Path) -> Ed25519PublicKey:
     """Read a public key; UserError if the file is no Ed25519 key in PEM."""
-    serialization, ed25519 = _library()
+    serialization = _library()
     try:
-        key = serialization.load_pem_public_key(path.read_bytes())
+        key: Ed25519PublicKey = serialization.load_pem_public_key(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"{path} is not a public key that can be read ({error}); make a pair: {MAKE_KEYS}") from error
-    if not isinstance(key, ed25519.Ed25519PublicKey):
-        raise UserError(f"{path} is not an Ed25519 key; make a pair: {MAKE_KEYS}")
+    _check_kind(key, path)
     return key
 
 
@@ -61,10 +59,16 @@ def is_signed(key: Ed25519PublicKey, signature: bytes, record: bytes) -> bool:
     return True
 
 
-def _library() -> tuple[Any, Any]:
+def _check_kind(key: object, path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+    if not isinstance(key, (Ed25519PrivateKey, Ed25519PublicKey)):
+        raise UserError(f"{path} is not an Ed25519 key; make a pair: {MAKE_KEYS}")
+
+
+def _library() -> Any:
     try:
         from cryptography.hazmat.primitives import serialization
-        from cryptography.hazmat.primitives.asymmetric import ed25519
     except ImportError as error:
         raise CapabilityError("signatures need the package cryptography: pip install 'dlc[package]'") from error
-    return serialization, ed25519
+    return serialization

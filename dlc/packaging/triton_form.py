@@ -101,10 +101,10 @@ def _config(source: Source, index: golden.Golden) -> Any:
     if batch > 1:
         config.dynamic_batching.max_queue_delay_microseconds = QUEUE_MICROSECONDS
     warm = config.model_warmup.add(name="golden", batch_size=1)
-    for stated, tensor in zip(config.input, index.vectors[0].inputs, strict=True):
-        fed = warm.inputs[tensor.name]
-        fed.data_type, fed.input_data_file = stated.data_type, tensor.name
-        fed.dims.extend(tensor.shape[1:] if batch else tensor.shape)
+    for stated, entry in zip(config.input, index.vectors[0].inputs, strict=True):
+        fed = warm.inputs[entry.name]
+        fed.data_type, fed.input_data_file = stated.data_type, entry.name
+        fed.dims.extend(entry.shape[1:] if batch else entry.shape)
     return config
 
 
