@@ -200,12 +200,11 @@ class Registry:
     def faults(self) -> Iterator[str]:
         """Read everything that versions and tags lead to; yield a line for each thing that is missing or damaged."""
         for model in self.models():
-            digests = {name.removesuffix(".json") for name in self.store.names(f"versions/{model}")}
-            for digest in sorted(digests):
-                yield from self._version_faults(model, digest)
+            for name in self.store.names(f"versions/{model}"):
+                yield from self._version_faults(model, name.removesuffix(".json"))
             for tag in self.tags(model):
                 for name in self.store.names(f"tags/{model}/{tag}"):
-                    yield from self._move_faults(model, tag, name, digests)
+                    yield from self._move_faults(model, tag, name)
 
     def _version_faults(self, model: str, digest: str) -> Iterator[str]:
         try:
@@ -219,13 +218,13 @@ class Registry:
             except ArtifactError as error:
                 yield f"{model} {digest[:SHORT]}: {error}"
 
-    def _move_faults(self, model: str, tag: str, name: str, digests: set[str]) -> Iterator[str]:
+    def _move_faults(self, model: str, tag: str, name: str) -> Iterator[str]:
         try:
             _, move = self.move(model, tag, int(name.removesuffix(".json")))
         except (ValueError, FileNotFoundError, msgspec.DecodeError) as error:
             yield f"tag {tag!r} of {model}: move {name} is damaged: {error}"
             return
-        if move.version not in digests:
+        if self.store.size(f"versions/{model}/{move.version}.json") is None:
             yield f"tag {tag!r} of {model}: move {name} leads to {move.version[:SHORT]}, which is no version"
 
 
