@@ -81,7 +81,8 @@ def main() -> int:
     killed = arguments.kills + len(writers)
     print(
         f"{arguments.writers} writers at once, {killed} killed, {moves} moves of one tag, "
-        f"{versions} of {len(packages)} versions complete, read {reads + 1} times: {damage} things damaged or half-visible"
+        f"{versions} of {len(packages)} versions complete, read {reads + 1} times: "
+        f"{damage} things damaged or half-visible"
     )
     return 1 if damage or versions != len(packages) else 0
 
