@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dlc.packaging.compose import Packaged
     from dlc.packaging.form import Proof
 
+DEFAULT = "onnx"
+
 
 @click.command(short_help="Package a variant for the place where it runs, and prove there that it does the same.")
 @click.argument("source", type=click.Path(path_type=Path))
@@ -26,8 +28,7 @@ if TYPE_CHECKING:
 @click.option("--max-size", metavar="SIZE", help="Largest model file, for example 5MB.")
 @click.option("--max-memory", metavar="SIZE", help="Largest memory beyond the bare runtime, for example 32MiB.")
 @click.option("--max-latency", metavar="TIME", help="Largest median latency, for example 10ms.")
-@click.option("--of", "inner", type=click.Choice([*FORMS]), default="onnx", show_default=True,
-              help="What a bundle is a zip of.")  # fmt: skip
+@click.option("--of", "inner", type=click.Choice([*FORMS]), help="What a bundle is a zip of.  [default: onnx]")
 @click.option("--sign", "key", type=click.Path(path_type=Path, dir_okay=False), help="Ed25519 key that signs a bundle.")
 @click.option("--licence", type=click.Path(path_type=Path), help="Licence of the model, to be taken along.")
 @click.option("--allow-failing", is_flag=True, help="Package a variant that failed its gates, and mark it.")
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 @common
 def command(
     source: Path, form_name: str, out: Path, max_size: str | None, max_memory: str | None, max_latency: str | None,
-    precisions: tuple[str, ...], inner: str, key: Path | None, licence: Path | None, allow_failing: bool,
+    precisions: tuple[str, ...], inner: str | None, key: Path | None, licence: Path | None, allow_failing: bool,
     no_check: bool, overwrite: bool, form: Format, verbose: int,
 ) -> int:  # fmt: skip
     """Package SOURCE for the place where it will run, and replay its golden vectors there.
@@ -65,9 +66,9 @@ def command(
         return 1
     sources = fallbacks(load_source(chosen, allow_failing=allow_failing), precisions, allow_failing=allow_failing)
     if form_name == "bundle":
-        made = bundle(sources, inner, out, key=key, check=not no_check, overwrite=overwrite, licence=licence)
-    elif key is not None:
-        raise UserError("--sign: only a bundle is signed; write --as bundle --of " + form_name)
+        made = bundle(sources, inner or DEFAULT, out, key=key, check=not no_check, overwrite=overwrite, licence=licence)
+    elif key is not None or inner is not None:
+        raise UserError(f"--of and --sign are about bundles: write --as bundle --of {form_name}")
     else:
         made = compose(sources, form_name, out, check=not no_check, overwrite=overwrite, licence=licence)
     if form == "json":

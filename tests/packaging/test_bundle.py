@@ -220,7 +220,8 @@ def test_the_commands_that_make_keys_work(tmp_path: Path) -> None:
 def test_only_a_bundle_is_signed_and_an_artifact_is_not(compiled: Path, keys: tuple[Path, Path], cli: Cli) -> None:
     ran = cli("package", compiled / "int8", "--as", "onnx", "--sign", keys[0])
     assert ran.code == 2
-    assert "only a bundle is signed" in ran.err
+    assert "write --as bundle --of onnx" in ran.err
+    assert cli("package", compiled / "int8", "--as", "onnx", "--of", "c").code == 2
     ran = cli("verify", compiled, "--key", keys[1])
     assert ran.code == 2
     assert "only packages are signed" in ran.err
