@@ -59,8 +59,11 @@ def command(
     from dlc.packaging.source import load_source
     from dlc.quantities import milliseconds, size
 
-    budget = Budget(*(None if t is None else read(t) for t, read in (
-        (max_size, size), (max_memory, size), (max_latency, milliseconds))))  # fmt: skip
+    budget = Budget(
+        size=size(max_size) if max_size else None,
+        memory=size(max_memory) if max_memory else None,
+        latency_ms=milliseconds(max_latency) if max_latency else None,
+    )
     chosen = _choose(source, budget, allow_failing=allow_failing, form=form)
     if chosen is None:
         return 1

@@ -89,12 +89,15 @@ def find_browser() -> str:
 def visit(folder: Path) -> list[Proof]:
     """Return three proofs: one thread without isolation, several threads with it, and a visit without the server.
 
+    The first alone, if it fails.
     CapabilityError if no Chromium is installed.
     """
     chromium = find_browser()
     site = Site(folder)
     with site.served() as address, tempfile.TemporaryDirectory(prefix="dlc-", ignore_cleanup_errors=True) as profile:
         one = _open(site, chromium, profile, f"{address}?report=1", "Chromium")
+        if not one.ok:
+            return [one]
         site.offline = True
         offline = _open(site, chromium, profile, f"{address}?report=1", "Chromium, without the server")
         site.offline, site.isolated = False, True

@@ -56,7 +56,7 @@ def moved(subject: Subject, rng: np.random.Generator) -> float:
     model, worst = ir.load(subject.folder / MODEL), 0.0
     if weight_bytes(model) > INLINE_LIMIT:
         return worst
-    plain = {name: v.const_value.numpy() for name, v in model.graph.initializers.items() if _is_fp32(v)}
+    plain = {name: t.numpy() for name, v in model.graph.initializers.items() if (t := _fp32(v)) is not None}
     vectors = read_golden(subject.folder)
     for _ in range(DRAWS):
         for name, array in plain.items():
@@ -67,5 +67,7 @@ def moved(subject: Subject, rng: np.random.Generator) -> float:
     return worst
 
 
-def _is_fp32(value: ir.Value) -> bool:
-    return value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
+def _fp32(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return a constant if it is of FP32."""
+    tensor = value.const_value
+    return tensor if tensor is not None and tensor.dtype == ir.DataType.FLOAT else None

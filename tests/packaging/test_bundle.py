@@ -97,7 +97,7 @@ def test_every_flip_in_the_container_is_detected_even_without_the_key(signed: Pa
     with zipfile.ZipFile(io.BytesIO(whole)) as file:
         start = min(e.header_offset + 30 + len(e.filename) for e in file.infolist())
         directory = file.start_dir
-    for position in [*range(start), *range(directory, len(whole), 7), len(whole) - 1]:
+    for position in [*range(start), *range(directory, len(whole), 17), len(whole) - 1]:
         flipped = bytearray(whole)
         flipped[position] ^= 1
         signed.write_bytes(flipped)
