@@ -254,3 +254,87 @@ def test_an_existing_package_is_replaced_only_if_asked_and_only_if_it_is_one(art
     ran = cli("package", artifact / "fp32", "--as", "onnx", "--no-check", "--overwrite")
     assert ran.code == 2
     assert "is not a package, so --overwrite leaves it alone" in ran.err
+
+
+def triton_folder(artifact: Path, out: Path) -> tuple[Path, Path]:
+    folder = as_package(artifact, "triton", out)
+    return folder, folder / "model_repository" / "centres"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("dims: 128", "dims: 127", "the inputs of the graph are"),
+        ("TYPE_FP32", "TYPE_FP16", "the inputs of the graph are"),
+        ('name: "scores"', 'name: "other"', "the outputs of the graph are"),
+        ('name: "centres"', 'name: "other"', "the model is called 'other' in a folder called 'centres'"),
+        ("max_batch_size", "max_batch", "no field named"),
+        ('key: "x"', 'key: "y"', "differ in ['x', 'y']"),
+    ],
+)
+def test_triton_s_configuration_is_compared_with_the_graph(
+    old: str, new: str, said: str, artifact: Path, out: Path
+) -> None:
+    folder, place = triton_folder(artifact, out)
+    text = (place / "config.pbtxt").read_text()
+    assert old in text
+    (place / "config.pbtxt").write_text(text.replace(old, new))
+    [proof] = load(FORMS["triton"])().check(folder)
+    assert not proof.ok
+    assert said in proof.detail
+
+
+def test_triton_batches_up_to_what_the_recipe_allows_and_warms_up_with_one_example(artifact: Path, out: Path) -> None:
+    folder, place = triton_folder(artifact, out)
+    assert "max_batch_size: 64" in (place / "config.pbtxt").read_text()
+    [(feeds, _), *_] = read_golden(artifact / "int8")
+    assert (place / "warmup" / "x").read_bytes() == feeds["x"][:1].tobytes()
+    (place / "warmup" / "x").write_bytes(bytes(511))
+    [proof] = load(FORMS["triton"])().check(folder)
+    assert "warm-up of 'x' holds 511 bytes, not 512" in proof.detail
+
+
+@needs["node"]
+def test_node_refuses_a_processor_that_cannot_run_the_variant(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "node", out)
+    options = json.loads((folder / "session.json").read_text())
+    options["isa"], options["why"] = ["no_such_isa"], "it is none"
+    (folder / "session.json").write_text(json.dumps(options))
+    [proof] = load(FORMS["node"])().check(folder)
+    assert proof.detail == "does not run: this processor has none of no_such_isa: it is none"
+
+
+@needs["c"]
+def test_the_c_headers_hold_the_plan_and_the_golden_tensors(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "c", out)
+    plan = load_source(artifact / "int8").plan
+    assert plan is not None
+    header = (folder / "memory_plan.h").read_text()
+    assert f"#define PLAN_ARENA_BYTES {plan.arena_bytes}u" in header
+    assert all(f'{{"{b.name}", {b.offset}, {b.size}, {b.first}, {b.last}}}' in header for b in plan.buffers)
+    strict = ("-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unused-variable")
+    subprocess.run(
+        ["gcc", *strict, "-include", "memory_plan.h", "model.c"], cwd=folder, check=True, capture_output=True
+    )
+
+
+def test_the_model_s_licence_is_taken_along(artifact: Path, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "LICENCE.txt").write_text("do as you like")
+    ran = cli("package", artifact / "fp32", "--as", "onnx", "--no-check", "--licence", tmp_path / "LICENCE.txt")
+    assert ran.code == 0, ran.err
+    folder = Path("packages/centres-fp32-onnx")
+    assert (folder / "MODEL-LICENCE").read_text() == "do as you like"
+    assert "see MODEL-LICENCE" in (folder / "NOTICES.md").read_text()
+    ran = cli("package", artifact / "fp32", "--as", "onnx", "--licence", tmp_path / "none", "-o", "other")
+    assert ran.code == 2
+    assert "there is no such file" in ran.err
+
+
+def test_a_golden_tensor_that_other_languages_do_not_take_is_refused(artifact: Path, cli: Cli) -> None:
+    vectors = [({"x": feeds["x"].astype(np.complex64)}, out) for feeds, out in read_golden(artifact / "int8")]
+    (artifact / "int8" / GOLDEN).unlink()
+    write_golden(artifact / "int8", vectors)  # type: ignore[arg-type]
+    seal(artifact)
+    ran = cli("package", artifact / "int8", "--as", "onnx")
+    assert ran.code == 2
+    assert "tensor 'x' is of type complex64" in ran.err

@@ -212,3 +212,21 @@ def test_writers_that_are_killed_leave_nothing_half_done(packages: list[Path], t
         writer.wait()
     assert list(kept.faults()) == []
     assert len(kept.versions("centres")) == 2
+
+
+def test_a_hostile_registry_writes_nothing_outside(packages: list[Path], tmp_path: Path) -> None:
+    import hashlib
+
+    import msgspec
+
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(packages[0])
+    package = kept.package(model, digest)
+    hostile = msgspec.structs.replace(package, files={"../../evil": next(iter(package.files.values()))})
+    text = record.encode(hostile)
+    name = hashlib.sha256(text).hexdigest()
+    kept.store.create(f"versions/{model}/{name}.json", text)
+    with pytest.raises(ArtifactError, match="leaves the folder"):
+        kept.pull(model, name, tmp_path / "pulled")
+    assert not list((tmp_path / "pulled").iterdir())
+    assert not list(tmp_path.rglob("evil"))
