@@ -23,7 +23,7 @@ from dlc.packaging.source import Source
 from dlc.packaging.texts import copy_programs
 from dlc.target import runtime_distribution
 
-PROGRAMS = ("run.py", "machine.py", "observe.py", "proof.py", "replay.py")
+PROGRAMS = ("run.py", "machine.py", "observe.py", "drift.py", "proof.py", "replay.py")
 CHAIN = "chain.json"
 PYTHON = (sys.executable, "-S", "-s", "-B", "-W", "error::DeprecationWarning")
 """Python without its installed packages, which writes no bytecode into the package."""

@@ -153,6 +153,27 @@ def test_statistics_are_off_by_default_and_hold_sums_alone(artifact: Path, out: 
     assert max(len(v) for v in seen.values() if isinstance(v, list)) == len(edges) + 1, "a list of values is no sum"
 
 
+def test_statistics_tell_another_distribution_from_the_same_one(artifact: Path, out: Path, tmp_path: Path) -> None:
+    folder = as_package(artifact, "onnx", out)
+    draw = "r = np.random.default_rng({seed}); Model().run({{'x': r.normal({mean}, 1, (64, 128)).astype(np.float32)}})"
+    for name, seed, mean in (("one", 0, 0), ("same", 1, 0), ("moved", 2, 1)):
+        code = f"{FEED}; {draw.format(seed=seed, mean=mean)}"
+        run_python(folder, code, DLC_STATISTICS=str(tmp_path / f"{name}.json"))
+
+    def drift(after: str) -> tuple[int, Any]:
+        command = [sys.executable, "-B", "drift.py", str(tmp_path / "one.json"), str(tmp_path / f"{after}.json")]
+        child = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        return child.returncode, json.loads(child.stdout)["input x"]
+
+    _, same = drift("same")
+    assert same["psi"] < 0.2
+    assert same["ks"] < 1.95 * (2 / 8192) ** 0.5  # the distance that chance exceeds once in a thousand draws
+    code, moved = drift("moved")
+    assert code == 1
+    assert moved["psi"] > 0.2
+    assert moved["ks"] == pytest.approx(0.383, abs=0.03)  # 2 Phi(1/2) - 1 between normals one deviation apart
+
+
 def test_ort_lists_the_operators_of_the_graph_as_it_runs(artifact: Path, out: Path) -> None:
     folder = as_package(artifact, "ort", out)
     assert listed(folder / "required_operators_and_types.config") == {"DynamicQuantizeMatMul", "Softmax"}
