@@ -84,10 +84,13 @@ def read_session(folder: Path) -> SessionConfig:
 
 
 @contextlib.contextmanager
-def staging(destination: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield an empty folder that becomes ``destination`` if the block succeeds, and vanishes if it does not."""
+def staging(destination: Path, *, overwrite: bool, marker: str = MANIFEST) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``destination`` if the block succeeds, and vanishes if it does not.
+
+    ``overwrite`` replaces a folder only if it holds the file ``marker``: what this kind of folder always has.
+    """
     with _os_errors(destination, *UNWRITABLE):
-        _check_destination(destination, overwrite=overwrite)
+        _check_destination(destination, marker, overwrite=overwrite)
         destination.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", suffix=".partial", dir=destination.parent))
     try:
@@ -95,7 +98,7 @@ def staging(destination: Path, *, overwrite: bool) -> Iterator[Path]:
         folder.mkdir()
         with _os_errors(destination, errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             yield folder
-            _check_destination(destination, overwrite=overwrite)  # another compile may have finished meanwhile
+            _check_destination(destination, marker, overwrite=overwrite)  # another compile may have finished meanwhile
             _swap(folder, destination, scratch / "old")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -195,13 +198,14 @@ def _swap(folder: Path, destination: Path, aside: Path) -> None:
         raise
 
 
-def _check_destination(destination: Path, *, overwrite: bool) -> None:
+def _check_destination(destination: Path, marker: str, *, overwrite: bool) -> None:
     if not destination.exists():
         return
     if not overwrite:
         raise ArtifactError(f"{destination} exists; choose another folder with -o, or replace it with --overwrite")
-    if not (destination / MANIFEST).is_file():
-        raise ArtifactError(f"{destination} is not an artifact, so --overwrite leaves it alone; choose another with -o")
+    if not (destination / marker).is_file():
+        kind = "an artifact" if marker == MANIFEST else "a package"
+        raise ArtifactError(f"{destination} is not {kind}, so --overwrite leaves it alone; choose another with -o")
 
 
 @contextlib.contextmanager

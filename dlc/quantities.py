@@ -1,4 +1,4 @@
-"""Times and sizes as users write them: ``10min``, ``8MB``."""
+"""Times and sizes as users write them: ``10min``, ``5ms``, ``8MB``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dlc.errors import RecipeError
 from dlc.types import Bytes
 
 SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 BYTES = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 
@@ -15,6 +16,11 @@ NUMBER = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*")
 def seconds(text: str) -> float:
     """Read a time, ``90s``, ``10min`` or ``1.5h``."""
     return _read(text, SECONDS, "time", "10min")
+
+
+def milliseconds(text: str) -> float:
+    """Read a latency, ``10ms``, ``0.5s`` or ``200us``."""
+    return _read(text, MILLISECONDS, "latency", "10ms")
 
 
 def size(text: str) -> Bytes:

@@ -19,6 +19,9 @@ ISA_FLAGS = (
     "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "asimddp", "i8mm", "bf16",
 )  # fmt: skip
 
+# Those that sum 8-bit products in 32 bits.
+INTEGER_DOT = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
+
 # The same extensions by numpy's names, for systems without /proc/cpuinfo.
 NUMPY_FEATURES = {
     "AVX2": "avx2", "AVX512F": "avx512f", "AVX512VNNI": "avx512_vnni", "AVX512_BF16": "avx512_bf16",
@@ -43,7 +46,7 @@ class Target:
     @property
     def integer_dot(self) -> bool:
         """Whether 8-bit products are summed in 32 bits; without it u8·s8 pairs saturate at 16 bits (AVX2, AVX-512F)."""
-        return any(f in self.isa for f in ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"))
+        return any(f in self.isa for f in INTEGER_DOT)
 
     @property
     def fingerprint(self) -> str:

@@ -25,6 +25,8 @@ VERBS = {
     "debug": "dlc.cli.debug:command",
     "doctor": "dlc.cli.doctor:command",
     "inspect": "dlc.cli.inspect:command",
+    "package": "dlc.cli.package:command",
+    "registry": "dlc.cli.registry:command",
     "target": "dlc.cli.target:command",
     "verify": "dlc.cli.verify:command",
     "zoo": "dlc.cli.zoo:command",

@@ -1,0 +1,93 @@
+"""What every form is: it writes a folder, and proves in the real runtime that the folder does what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import msgspec
+
+from dlc.packaging.record import Runtime
+from dlc.packaging.source import Source
+from dlc.types import Bytes
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What a package's own program prints after it replayed the golden vectors.
+
+    ``errors``: for each output the largest ``max|got - stated| / max|stated|``. ``alone``: nothing of dlc or torch was
+    loaded. ``peak_bytes``: largest memory of the process, or of the runtime's heap where that is all there is to see.
+    """
+
+    runtime: str
+    variant: str
+    bound: float
+    vectors: int
+    errors: Mapping[str, float | None]
+    load_ms: float
+    latency_ms: float
+    peak_bytes: Bytes | None = None
+    alone: bool = True
+    notes: tuple[str, ...] = ()
+
+    @property
+    def worst(self) -> float:
+        """The largest error of all."""
+        return max((_number(e) for e in self.errors.values()), default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """One check of a package: what was checked, whether it holds, why not, and what the runtime answered."""
+
+    subject: str
+    ok: bool
+    detail: str = ""
+    answer: Answer | None = None
+
+
+class Form(Protocol):
+    """One way to package a variant; made anew for each package."""
+
+    name: ClassVar[str]
+    takes_fallbacks: ClassVar[bool]
+    """Whether the folder holds the models of the whole chain, and its program chooses among them."""
+    includes_runtime: ClassVar[bool]
+    """Whether files of the runtime are in the folder, so that it is all that the target needs."""
+
+    def runtime(self) -> Runtime:
+        """Say what runs the package, and in which version; CapabilityError if that is not to be had here."""
+
+    def require(self) -> None:
+        """Raise CapabilityError, which says what to install, if the check needs a tool that is missing here."""
+
+    def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
+        """Write everything but the texts that all forms share; return notes for the record.
+
+        ``sources`` are the variants of the chain, the chosen one first.
+        """
+
+    def check(self, folder: Path) -> list[Proof]:
+        """Run the package where it belongs, without writing into it."""
+
+
+def judge(subject: str, answer: Answer) -> Proof:
+    """Hold an answer against its bound."""
+    if not answer.alone:
+        return Proof(
+            subject, ok=False, detail="dlc or torch was loaded: the package does not stand alone", answer=answer
+        )
+    if not answer.vectors:
+        return Proof(subject, ok=False, detail="there is no golden vector to replay", answer=answer)
+    if answer.worst > answer.bound:
+        worst = max(answer.errors, key=lambda name: _number(answer.errors[name]))
+        detail = f"output {worst!r} differs by {answer.worst:.3g}, more than {answer.bound:.3g}"
+        return Proof(subject, ok=False, detail=detail, answer=answer)
+    return Proof(subject, ok=True, answer=answer)
+
+
+def _number(error: float | None) -> float:
+    """JSON has no infinity: programs write null for it."""
+    return float("inf") if error is None else error

@@ -1,0 +1,89 @@
+"""The form ``onnx``: model, session options, golden vectors and a runner for ONNX Runtime's Python package."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from dlc.artifact import MODEL, SESSION
+from dlc.packaging import golden
+from dlc.packaging.chain import chain
+from dlc.packaging.form import Proof
+from dlc.packaging.programs import prove
+from dlc.packaging.record import Runtime
+from dlc.packaging.source import Source
+from dlc.packaging.texts import copy_programs
+from dlc.target import runtime_distribution
+
+PROGRAMS = ("run.py", "machine.py", "observe.py", "drift.py", "proof.py", "replay.py")
+CHAIN = "chain.json"
+PYTHON = (sys.executable, "-S", "-s", "-B", "-W", "error::DeprecationWarning")
+"""Python without its installed packages, which writes no bytecode into the package."""
+OLDEST_NUMPY = "2.1"
+"""As dlc's own: older ones are not tested."""
+
+
+class OnnxForm:
+    """A folder for any machine with Python, numpy and onnxruntime."""
+
+    name: ClassVar[str] = "onnx"
+    takes_fallbacks: ClassVar[bool] = True
+    includes_runtime: ClassVar[bool] = False
+
+    def runtime(self) -> Runtime:
+        """Return the installed onnxruntime: what the golden vectors agree with is what is asked for."""
+        _, version = runtime_distribution()
+        return Runtime(name="onnxruntime", version=version, registry="pypi")
+
+    def require(self) -> None:
+        """Need nothing but Python."""
+
+    def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
+        """Write one folder for each variant, the chain, and the programs that all share."""
+        for source in sources:
+            write_variant(source, folder / source.precision)
+        (folder / CHAIN).write_bytes(msgspec.json.format(msgspec.json.encode(chain(sources)), indent=1) + b"\n")
+        copy_programs(self.name, PROGRAMS, folder)
+        distribution = "onnxruntime-gpu" if sources[0].session.provider == "cuda" else "onnxruntime"
+        needs = f"{distribution}>={self.runtime().version}\nnumpy>={OLDEST_NUMPY}\n"
+        (folder / "requirements.txt").write_text(needs, encoding="utf-8")
+        return ()
+
+    def check(self, folder: Path) -> list[Proof]:
+        """Replay on plain onnxruntime, in a Python that sees nothing but it and numpy."""
+        with environment() as variables:
+            return [prove("Python without dlc", [*PYTHON, "proof.py"], folder, variables)]
+
+
+def write_variant(source: Source, folder: Path) -> None:
+    """Write the model with its external data, its session options, and its golden vectors."""
+    folder.mkdir()
+    for path in (source.model, source.model.with_name(f"{MODEL}.data"), source.folder / SESSION):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
+    golden.write(source, folder)
+
+
+@contextmanager
+def environment() -> Iterator[dict[str, str]]:
+    """Yield the variables with which ``PYTHON`` sees onnxruntime and numpy, and nothing else that is installed here."""
+    distribution, _ = runtime_distribution()
+    with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
+        for name in (distribution, "numpy"):
+            for top in _top_level(name):
+                (Path(scratch) / top.name).symlink_to(top)
+        yield {"PYTHONPATH": scratch, "DLC_STATISTICS": ""}
+
+
+def _top_level(distribution: str) -> set[Path]:
+    found = metadata.distribution(distribution)
+    roots = {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}
+    return {path for root in roots if (path := Path(str(found.locate_file(root)))).is_dir()}

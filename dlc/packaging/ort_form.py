@@ -1,0 +1,100 @@
+"""The form ``ort``: the graph as it runs, in ORT format, for a runtime built with nothing but its operators."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+
+from dlc.packaging import golden
+from dlc.packaging.chain import PROVIDERS
+from dlc.packaging.form import Proof
+from dlc.packaging.onnx_form import PYTHON, environment
+from dlc.packaging.programs import last_words, prove, run
+from dlc.packaging.record import Runtime
+from dlc.packaging.source import Source
+from dlc.packaging.texts import copy_programs
+from dlc.runtimes.ort_format import required_operators, save_ort
+from dlc.target import isa, runtime_distribution
+
+MODEL = "model.ort"
+OPERATORS = "required_operators_and_types.config"
+BLOCKED = "com.microsoft.nchwc"
+"""Domain of convolutions whose weights lie in blocks of 16 channels with AVX-512, of 8 without (MLAS)."""
+
+
+class OrtForm:
+    """A folder for a minimal build of ONNX Runtime."""
+
+    name: ClassVar[str] = "ort"
+    takes_fallbacks: ClassVar[bool] = False
+    includes_runtime: ClassVar[bool] = False
+
+    def runtime(self) -> Runtime:
+        """Return the installed onnxruntime, which wrote the file and whose source is built."""
+        _, version = runtime_distribution()
+        return Runtime(name="onnxruntime", version=version, registry="pypi")
+
+    def require(self) -> None:
+        """Need nothing but Python."""
+
+    def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
+        """Write the model as it runs at the optimisation level of ``session.json``, and the operators of that graph."""
+        [source] = sources
+        save_ort(source.model, source.session, folder / MODEL)
+        operators = required_operators(folder / MODEL)
+        (folder / OPERATORS).write_text(operators, encoding="utf-8")
+        options = {**msgspec.to_builtins(source.session), "variant": source.precision, "provider": PROVIDERS["cpu"]}
+        (folder / "session.json").write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
+        golden.write(source, folder)
+        copy_programs(self.name, ("proof.py", "replay.py", "build.sh"), folder)
+        return (_layout_note(),) if BLOCKED in operators else ()
+
+    def check(self, folder: Path) -> list[Proof]:
+        """Replay in onnxruntime; then profile a run, and compare what ran with what the configuration lists."""
+        with environment() as variables:
+            replayed = prove("Python without dlc", [*PYTHON, "proof.py"], folder, variables)
+            child = run([*PYTHON, "proof.py", "--operators"], folder, variables)
+        if child.returncode:
+            return [replayed, Proof("operators", ok=False, detail=last_words(child))]
+        return [replayed, _compared(listed(folder / OPERATORS), set(json.loads(child.stdout)))]
+
+
+def listed(path: Path) -> set[str]:
+    """Return the operator types that a configuration lists, without domains and versions: a profile has neither."""
+    found: set[str] = set()
+    for line in path.read_text(encoding="utf-8").splitlines():
+        _, _, operators = line.split(";", 2)
+        found |= set(_names(operators))
+    return found
+
+
+def _names(text: str) -> list[str]:
+    """Split ``Add{"inputs": {…}},Relu`` at the commas outside of braces, and drop what is inside."""
+    names, depth = [""], 0
+    for character in text:
+        depth += (character == "{") - (character == "}")
+        if depth == 0 and character == ",":
+            names.append("")
+        elif depth == 0 and character != "}":
+            names[-1] += character
+    return names
+
+
+def _compared(stated: set[str], ran: set[str]) -> Proof:
+    idle, unlisted = sorted(stated - ran), sorted(ran - stated)
+    if not idle and not unlisted:
+        return Proof("operators", ok=True, detail=f"{len(ran)} operators are listed, and the same {len(ran)} ran")
+    return Proof("operators", ok=False, detail=f"listed but idle: {idle}; ran but unlisted: {unlisted}")
+
+
+def _layout_note() -> str:
+    wide = "avx512f" in isa()
+    return (
+        f"weights of convolutions are laid out for processors {'with' if wide else 'without'} AVX-512 "
+        "(com.microsoft.nchwc): package on the kind of processor that the target has, or compile with a "
+        "session of graph_optimization extended"
+    )

@@ -1,0 +1,361 @@
+"""Each form of a compiled model: what it holds, that it proves itself where it runs, and that a wrong one fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from packaging.requirements import Requirement
+
+from dlc.artifact import GOLDEN, read_golden, seal, write_golden
+from dlc.lookup import load
+from dlc.packaging import FORMS, npm, record
+from dlc.packaging.compose import compose
+from dlc.packaging.form import Form
+from dlc.packaging.ort_form import listed
+from dlc.packaging.source import load_source
+from tests.packaging.conftest import Cli, edit_graph, set_verdict
+
+NODE = shutil.which("node") is not None and all(map(npm.present, ("onnxruntime-node", "onnxruntime-common")))
+WEB = shutil.which("chromium") is not None and npm.present("onnxruntime-web") is not None
+needs = {
+    "node": pytest.mark.skipif(not NODE, reason="needs node, and onnxruntime-node in $DLC_NODE_MODULES or the cache"),
+    "web": pytest.mark.skipif(not WEB, reason="needs chromium, and onnxruntime-web in $DLC_NODE_MODULES or the cache"),
+    "c": pytest.mark.skipif(not (shutil.which("gcc") and shutil.which("cmake")), reason="needs gcc and cmake"),
+}
+EVERY = [pytest.param(name, marks=needs.get(name, ())) for name in FORMS]
+REPLAYED = [p for p in EVERY if p.values[0] != "triton"]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "out"
+    assert not list((tmp_path / "out").glob(".*")), "something half-written was left"
+
+
+def as_package(artifact: Path, form: str, out: Path, precision: str = "int8") -> Path:
+    made = compose([load_source(artifact / precision)], form, out)
+    assert made.ok, made.proofs
+    assert made.path is not None
+    return made.path
+
+
+@pytest.mark.parametrize("form", EVERY)
+def test_a_form_proves_itself_and_lists_its_files(form: str, artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, form, out)
+    package = record.read(folder)
+    assert record.faults(package.files, record.list_files(folder)) == []
+    assert {"README.md", "NOTICES.md", "sbom.cdx.json"} <= set(package.files)
+    assert package.form == form
+    assert str(folder.parent) not in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("form", EVERY)
+def test_one_artifact_gives_one_package(form: str, artifact: Path, tmp_path: Path) -> None:
+    source = load_source(artifact / "int8")
+    made = [compose([source], form, tmp_path / name, check=False).path for name in ("one", "two")]
+    first, second = (path for path in made if path is not None)
+    assert (first / record.RECORD).read_bytes() == (second / record.RECORD).read_bytes()
+    assert record.list_files(first) == record.list_files(second)
+
+
+def other_answers(artifact: Path, precision: str) -> None:
+    """State golden outputs that no model gives."""
+    vectors = [
+        (feeds, {k: v[::-1] * 2 + 1 for k, v in out.items()}) for feeds, out in read_golden(artifact / precision)
+    ]
+    (artifact / precision / GOLDEN).unlink()
+    write_golden(artifact / precision, vectors)  # type: ignore[arg-type]
+    seal(artifact)
+
+
+@pytest.mark.parametrize("form", REPLAYED)
+def test_a_wrong_answer_is_found_where_the_model_runs_and_leaves_no_package(
+    form: str, artifact: Path, out: Path
+) -> None:
+    other_answers(artifact, "int8")
+    made = compose([load_source(artifact / "int8")], form, out)
+    assert not made.ok
+    assert made.path is None
+    assert any("differs by" in p.detail for p in made.proofs)
+    assert list(out.iterdir()) == []
+
+
+def test_every_form_of_the_table_is_one() -> None:
+    for name, path in FORMS.items():
+        form: Form = load(path)()
+        assert form.name == name
+
+
+def test_the_python_runner_needs_neither_dlc_nor_anything_but_what_it_lists(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "onnx", out)
+    listed_packages = {Requirement(line).name for line in (folder / "requirements.txt").read_text().split()}
+    assert listed_packages == {"onnxruntime", "numpy"}
+    code = (folder / "run.py").read_text()
+    body = [line for line in code.split("class Model")[1].splitlines()[2:] if line.strip() and '"""' not in line]
+    assert len(body) <= 22, "the runner is meant to be read at a glance"
+
+
+def run_python(folder: Path, code: str, **variables: str) -> Any:
+    child = subprocess.run(
+        [sys.executable, "-B", "-c", f"import json; {code}"], cwd=folder, env={"PYTHONPATH": str(folder), **variables},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert child.returncode == 0, child.stderr
+    return child.stdout
+
+
+FEED = "import numpy as np; from run import Model; x = np.linspace(-1, 1, 512, dtype=np.float32).reshape(4, 128)"
+
+
+def test_the_runner_takes_the_first_variant_that_the_machine_can_run(artifact: Path, out: Path) -> None:
+    chosen = load_source(artifact / "int8")
+    folder = compose([chosen, chosen.sibling("fp32")], "onnx", out).path
+    assert folder is not None
+    chain = json.loads((folder / "chain.json").read_text())
+    assert [link["variant"] for link in chain] == ["int8", "fp32"]
+    chain[0]["isa"], chain[0]["why"] = ["no_such_isa"], "it is none"
+    (folder / "chain.json").write_text(json.dumps(chain))
+    assert run_python(folder, "from run import Model; print(Model().link['variant'])") == "fp32\n"
+    chain[1]["provider"] = "CUDAExecutionProvider"
+    (folder / "chain.json").write_text(json.dumps(chain))
+    child = subprocess.run([sys.executable, "-B", "proof.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert child.returncode != 0
+    assert "int8 needs one of no_such_isa, and this processor has none of them (it is none)" in child.stderr
+    assert "fp32 needs CUDAExecutionProvider" in child.stderr
+
+
+def test_statistics_are_off_by_default_and_hold_sums_alone(artifact: Path, out: Path, tmp_path: Path) -> None:
+    folder = as_package(artifact, "onnx", out)
+    before = sorted(p.name for p in folder.iterdir())
+    run_python(folder, f"{FEED}; Model().run({{'x': x}})")
+    assert sorted(p.name for p in folder.iterdir()) == before
+    log = tmp_path / "statistics.json"
+    run_python(folder, f"{FEED}; m = Model(); m.run({{'x': x}}); m.run({{'x': 2 * x}})", DLC_STATISTICS=str(log))
+    written = json.loads(log.read_text())
+    seen = next(t for t in written["tensors"] if t["role"] == "input")
+    x = np.linspace(-1, 1, 512, dtype=np.float32)
+    both = np.concatenate([x, 2 * x]).astype(np.float64)
+    assert (written["runs"], seen["count"], seen["non_finite"]) == (2, 1024, 0)
+    assert seen["mean"] == pytest.approx(both.mean(), abs=1e-12)  # FP64 sums of 1024 terms
+    assert seen["std"] == pytest.approx(both.std(), rel=1e-12)
+    assert (seen["min"], seen["max"]) == (both.min(), both.max())
+    edges = np.array(written["edges"])
+    assert seen["histogram"] == np.histogram(both, np.concatenate([[-np.inf], edges, [np.inf]]))[0].tolist()
+    assert max(len(v) for v in seen.values() if isinstance(v, list)) == len(edges) + 1, "a list of values is no sum"
+
+
+def test_statistics_tell_another_distribution_from_the_same_one(artifact: Path, out: Path, tmp_path: Path) -> None:
+    folder = as_package(artifact, "onnx", out)
+    draw = "r = np.random.default_rng({seed}); Model().run({{'x': r.normal({mean}, 1, (64, 128)).astype(np.float32)}})"
+    for name, seed, mean in (("one", 0, 0), ("same", 1, 0), ("moved", 2, 1)):
+        code = f"{FEED}; {draw.format(seed=seed, mean=mean)}"
+        run_python(folder, code, DLC_STATISTICS=str(tmp_path / f"{name}.json"))
+
+    def drift(after: str) -> tuple[int, Any]:
+        command = [sys.executable, "-B", "drift.py", str(tmp_path / "one.json"), str(tmp_path / f"{after}.json")]
+        child = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        return child.returncode, json.loads(child.stdout)["input x"]
+
+    _, same = drift("same")
+    assert same["psi"] < 0.2
+    assert same["ks"] < 1.95 * (2 / 8192) ** 0.5  # the distance that chance exceeds once in a thousand draws
+    code, moved = drift("moved")
+    assert code == 1
+    assert moved["psi"] > 0.2
+    assert moved["ks"] == pytest.approx(0.383, abs=0.03)  # 2 Phi(1/2) - 1 between normals one deviation apart
+
+
+def test_ort_lists_the_operators_of_the_graph_as_it_runs(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "ort", out)
+    assert listed(folder / "required_operators_and_types.config") == {"DynamicQuantizeMatMul", "Softmax"}
+    text = (folder / "required_operators_and_types.config").read_text()
+    assert "com.microsoft;1;DynamicQuantizeMatMul" in text
+    assert "/" not in text, "a path of this machine"
+
+
+def test_ort_finds_an_operator_that_is_listed_but_does_not_run(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "ort", out)
+    config = folder / "required_operators_and_types.config"
+    config.write_text(config.read_text() + "ai.onnx;13;Erf\n")
+    proofs = load(FORMS["ort"])().check(folder)
+    assert [p.ok for p in proofs] == [True, False]
+    assert "listed but idle: ['Erf']" in proofs[1].detail
+
+
+@needs["node"]
+def test_node_declares_types_and_its_one_dependency(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "node", out)
+    package = json.loads((folder / "package.json").read_text())
+    assert package["dependencies"] == {"onnxruntime-node": npm.VERSION}
+    assert '"x": TypedTensor<"float32">' in (folder / package["types"]).read_text()
+
+
+def test_a_failing_variant_is_refused_and_marked_if_it_is_allowed(artifact: Path, cli: Cli, tmp_path: Path) -> None:
+    set_verdict(artifact, "int8", "fail")
+    ran = cli("package", artifact / "int8", "--as", "onnx", "-o", tmp_path / "out")
+    assert ran.code == 2
+    assert "fail: as the test wants it" in ran.err
+    assert "--allow-failing" in ran.err
+    assert not (tmp_path / "out").exists()
+    ran = cli("package", artifact / "int8", "--as", "onnx", "-o", tmp_path / "out", "--allow-failing")
+    assert ran.code == 0, ran.err
+    folder = tmp_path / "out" / "centres-int8-onnx"
+    assert record.read(folder).verdict.status == "fail"
+    assert "**This variant failed its gates**" in (folder / "README.md").read_text()
+
+
+def test_a_damaged_artifact_is_not_packaged(artifact: Path, cli: Cli) -> None:
+    (artifact / "int8" / "session.json").write_text("{}")
+    ran = cli("package", artifact / "int8", "--as", "onnx")
+    assert ran.code == 2
+    assert "int8/session.json is changed" in ran.err
+
+
+def test_a_kernel_that_the_runtime_lacks_is_named_with_the_variant_that_avoids_it(
+    artifact: Path, cli: Cli, tmp_path: Path
+) -> None:
+    def to_unknown(model: ir.Model) -> None:
+        node = next(n for n in model.graph if n.op_type == "Softmax")
+        node.op_type, node.domain = "QuickSoftmax", "com.microsoft"
+        model.graph.opset_imports["com.microsoft"] = 1
+
+    edit_graph(artifact, "int8", to_unknown)
+    ran = cli("package", artifact / "int8", "--as", "onnx", "-o", tmp_path / "out")
+    assert ran.code == 1
+    assert "has no kernel for QuickSoftmax, which variant int8 uses; without it: fp32" in ran.out
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["node", "web"])
+def test_a_model_too_new_for_a_runtime_says_what_that_takes(form: str, artifact: Path, cli: Cli) -> None:
+    edit_graph(artifact, "int8", lambda model: setattr(model, "ir_version", 14))
+    ran = cli("package", artifact / "int8", "--as", form, "--no-check")
+    assert ran.code == 2
+    assert "IR version 14" in ran.err
+    assert "compile with -t" in ran.err
+
+
+@pytest.mark.parametrize(("form", "tool"), [("node", "node"), ("web", "chromium"), ("c", "cmake")])
+def test_a_missing_tool_says_what_to_install(
+    form: str, tool: str, artifact: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    if form == "web" and npm.present("onnxruntime-web") is None:
+        pytest.skip("needs onnxruntime-web in $DLC_NODE_MODULES or the cache")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    ran = cli("package", artifact / "int8", "--as", form)
+    assert ran.code == 3
+    assert f"{tool} is not installed" in ran.err
+    assert "apt-get install" in ran.err
+    assert not list((tmp_path / "packages").glob("*"))
+
+
+def test_fallbacks_go_where_the_program_chooses(artifact: Path, cli: Cli) -> None:
+    ran = cli("package", artifact / "int8", "--as", "c", "--fallback", "fp32", "--no-check")
+    assert ran.code == 2
+    assert "the form c holds one variant; those that hold several: onnx" in ran.err
+    ran = cli("package", artifact / "int8", "--as", "onnx", "--fallback", "int8")
+    assert ran.code == 2
+    assert "in the chain already" in ran.err
+
+
+def test_an_existing_package_is_replaced_only_if_asked_and_only_if_it_is_one(artifact: Path, cli: Cli) -> None:
+    assert cli("package", artifact / "fp32", "--as", "onnx", "--no-check").code == 0
+    assert cli("package", artifact / "fp32", "--as", "onnx", "--no-check").code == 2
+    assert cli("package", artifact / "fp32", "--as", "onnx", "--no-check", "--overwrite").code == 0
+    (Path("packages") / "centres-fp32-onnx" / record.RECORD).unlink()
+    ran = cli("package", artifact / "fp32", "--as", "onnx", "--no-check", "--overwrite")
+    assert ran.code == 2
+    assert "is not a package, so --overwrite leaves it alone" in ran.err
+
+
+def triton_folder(artifact: Path, out: Path) -> tuple[Path, Path]:
+    folder = as_package(artifact, "triton", out)
+    return folder, folder / "model_repository" / "centres"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("dims: 128", "dims: 127", "the inputs of the graph are"),
+        ("TYPE_FP32", "TYPE_FP16", "the inputs of the graph are"),
+        ('name: "scores"', 'name: "other"', "the outputs of the graph are"),
+        ('name: "centres"', 'name: "other"', "the model is called 'other' in a folder called 'centres'"),
+        ("max_batch_size", "max_batch", "no field named"),
+        ('key: "x"', 'key: "y"', "differ in ['x', 'y']"),
+    ],
+)
+def test_triton_s_configuration_is_compared_with_the_graph(
+    old: str, new: str, said: str, artifact: Path, out: Path
+) -> None:
+    folder, place = triton_folder(artifact, out)
+    text = (place / "config.pbtxt").read_text()
+    assert old in text
+    (place / "config.pbtxt").write_text(text.replace(old, new))
+    [proof] = load(FORMS["triton"])().check(folder)
+    assert not proof.ok
+    assert said in proof.detail
+
+
+def test_triton_batches_up_to_what_the_recipe_allows_and_warms_up_with_one_example(artifact: Path, out: Path) -> None:
+    folder, place = triton_folder(artifact, out)
+    assert "max_batch_size: 64" in (place / "config.pbtxt").read_text()
+    [(feeds, _), *_] = read_golden(artifact / "int8")
+    assert (place / "warmup" / "x").read_bytes() == feeds["x"][:1].tobytes()
+    (place / "warmup" / "x").write_bytes(bytes(511))
+    [proof] = load(FORMS["triton"])().check(folder)
+    assert "warm-up of 'x' holds 511 bytes, not 512" in proof.detail
+
+
+@needs["node"]
+def test_node_refuses_a_processor_that_cannot_run_the_variant(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "node", out)
+    options = json.loads((folder / "session.json").read_text())
+    options["isa"], options["why"] = ["no_such_isa"], "it is none"
+    (folder / "session.json").write_text(json.dumps(options))
+    [proof] = load(FORMS["node"])().check(folder)
+    assert proof.detail == "does not run: this processor has none of no_such_isa: it is none"
+
+
+@needs["c"]
+def test_the_c_headers_hold_the_plan_and_the_golden_tensors(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "c", out)
+    plan = load_source(artifact / "int8").plan
+    assert plan is not None
+    header = (folder / "memory_plan.h").read_text()
+    assert f"#define PLAN_ARENA_BYTES {plan.arena_bytes}u" in header
+    assert all(f'{{"{b.name}", {b.offset}, {b.size}, {b.first}, {b.last}}}' in header for b in plan.buffers)
+    strict = ("-fsyntax-only", "-Wall", "-Wextra", "-Werror", "-Wno-unused-variable")
+    subprocess.run(
+        ["gcc", *strict, "-include", "memory_plan.h", "model.c"], cwd=folder, check=True, capture_output=True
+    )
+
+
+def test_the_model_s_licence_is_taken_along(artifact: Path, cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "LICENCE.txt").write_text("do as you like")
+    ran = cli("package", artifact / "fp32", "--as", "onnx", "--no-check", "--licence", tmp_path / "LICENCE.txt")
+    assert ran.code == 0, ran.err
+    folder = Path("packages/centres-fp32-onnx")
+    assert (folder / "MODEL-LICENCE").read_text() == "do as you like"
+    assert "see MODEL-LICENCE" in (folder / "NOTICES.md").read_text()
+    ran = cli("package", artifact / "fp32", "--as", "onnx", "--licence", tmp_path / "none", "-o", "other")
+    assert ran.code == 2
+    assert "there is no such file" in ran.err
+
+
+def test_a_golden_tensor_that_other_languages_do_not_take_is_refused(artifact: Path, cli: Cli) -> None:
+    vectors = [({"x": feeds["x"].astype(np.complex64)}, out) for feeds, out in read_golden(artifact / "int8")]
+    (artifact / "int8" / GOLDEN).unlink()
+    write_golden(artifact / "int8", vectors)  # type: ignore[arg-type]
+    seal(artifact)
+    ran = cli("package", artifact / "int8", "--as", "onnx")
+    assert ran.code == 2
+    assert "tensor 'x' is of type complex64" in ran.err

@@ -1,0 +1,232 @@
+"""The registry: versions that never change, tags that move, and writers that are killed or come at the same time."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import pytest
+
+from dlc.errors import ArtifactError, CapabilityError, UserError
+from dlc.packaging import record
+from dlc.packaging.compose import compose
+from dlc.packaging.registry import Registry, diff
+from dlc.packaging.source import load_source
+from dlc.packaging.store import Store
+from tests.packaging.conftest import Cli
+
+pytest.importorskip("fsspec", reason="needs the extra package")
+
+
+@pytest.fixture(scope="session")
+def packages(compiled: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two versions of one model."""
+    out = tmp_path_factory.mktemp("packages")
+    made = [compose([load_source(compiled / p)], "onnx", out, check=False).path for p in ("fp32", "int8")]
+    return [path for path in made if path is not None]
+
+
+@pytest.fixture(params=["folder", "object store"])
+def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "registry") if request.param == "folder" else f"memory://{uuid.uuid4().hex}"
+
+
+def test_push_tag_roll_back_and_pull(address: str, packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(address)
+    (model, first), (_, second) = (kept.push(path) for path in packages)
+    assert kept.push(packages[0]) == (model, first), "pushing again changes nothing"
+    kept.tag(model, first[:10], "prod")
+    kept.tag(model, second, "prod")
+    assert {v.digest: v.tags for v in kept.versions(model)} == {first: (), second: ("prod",)}
+    place = kept.pull(model, "prod", tmp_path / "pulled")
+    assert record.list_files(place) == record.list_files(packages[1])
+    assert (place / record.RECORD).read_bytes() == (packages[1] / record.RECORD).read_bytes()
+    assert kept.rollback(model, "prod") == first
+    assert kept.resolve(model, "prod") == first
+    with pytest.raises(UserError, match="never stood elsewhere"):
+        kept.rollback(model, "prod")
+    assert list(kept.faults()) == []
+
+
+def test_rollbacks_go_back_move_by_move_and_moves_after_them_do_too(address: str, packages: list[Path]) -> None:
+    kept = Registry(address)
+    (model, a), (_, b) = (kept.push(path) for path in packages)
+    for version in (a, b, a):
+        kept.tag(model, version, "prod")
+    assert [kept.rollback(model, "prod"), kept.rollback(model, "prod")] == [b, a]
+    kept.tag(model, b, "prod")
+    assert kept.rollback(model, "prod") == a
+
+
+def test_of_two_writers_at_once_one_is_told(
+    address: str, packages: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept, other = Registry(address), Registry(address)
+    (model, a), (_, b) = (kept.push(path) for path in packages)
+    kept.tag(model, a, "prod")
+    seen = kept.store.names
+    monkeypatch.setattr(kept.store, "names", lambda folder: [n for n in seen(folder) if n != "00000002.json"])
+    other.tag(model, b, "prod")  # between the other's look and its move
+    with pytest.raises(UserError, match=r"moved to .* by another writer meanwhile"):
+        kept.tag(model, a, "prod")
+    assert other.resolve(model, "prod") == b
+
+
+def test_a_file_is_never_replaced(address: str) -> None:
+    store = Store(address)
+    assert store.create("a/b", b"one")
+    assert not store.create("a/b", b"two")
+    assert store.read("a/b") == b"one"
+    assert (store.size("a/b"), store.size("a/c")) == (3, None)
+    assert (store.names("a"), store.names("nothing")) == (["b"], [])
+
+
+def object_of(folder: Path, package: Path, name: str) -> Path:
+    digest = record.read(package).files[name].sha256
+    return folder / "objects" / digest[:2] / digest
+
+
+def test_damage_is_found_and_never_handed_out(packages: list[Path], tmp_path: Path, cli: Cli) -> None:
+    folder = tmp_path / "registry"
+    kept = Registry(str(folder))
+    model, digest = kept.push(packages[0])
+    kept.tag(model, digest, "prod")
+    path = object_of(folder, packages[0], "fp32/model.onnx")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + b"\0")
+    with pytest.raises(ArtifactError, match="is damaged: remove it, and push again"):
+        kept.pull(model, "prod", tmp_path / "pulled")
+    assert not list((tmp_path / "pulled").iterdir())
+    path.write_bytes(whole[:-1])
+    with pytest.raises(ArtifactError, match="is damaged"):
+        kept.push(packages[0])
+    path.unlink()
+    ran = cli("registry", "check", folder)
+    assert ran.code == 1
+    assert "is missing: push the package again" in ran.out
+    kept.push(packages[0])
+    assert cli("registry", "check", folder).code == 0
+    version = folder / "versions" / model / f"{digest}.json"
+    version.write_bytes(version.read_bytes().replace(b"pass", b"fail"))
+    with pytest.raises(ArtifactError, match="is damaged"):
+        kept.package(model, digest)
+    assert any("is damaged" in line for line in kept.faults())
+    version.unlink()
+    assert any("which is no version" in line for line in kept.faults())
+
+
+def test_a_damaged_package_is_not_pushed(packages: list[Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(packages[0], tmp_path / "copy")
+    (copy / "run.py").write_text("")
+    with pytest.raises(ArtifactError, match=r"run.py is changed"):
+        Registry(str(tmp_path / "registry")).push(copy)
+    assert Registry(str(tmp_path / "registry")).models() == []
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "", ".hidden", "x" * 101])
+def test_names_stay_in_their_folder(name: str, packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(packages[0])
+    with pytest.raises(UserError, match="is no name for a registry"):
+        kept.tag(model, digest, name)
+
+
+def test_what_does_not_exist_is_named_with_what_does(packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(packages[0])
+    kept.push(packages[1])
+    kept.tag(model, digest, "prod")
+    with pytest.raises(UserError, match="has no model 'other'; it has centres"):
+        kept.resolve("other", "prod")
+    with pytest.raises(UserError, match="its tags are prod"):
+        kept.resolve(model, "staging")
+    with pytest.raises(UserError, match="several versions start so"):
+        kept.resolve(model, "")
+    with pytest.raises(UserError, match="has no tag 'staging'; it has prod"):
+        kept.rollback(model, "staging")
+
+
+def test_diff_says_what_differs_and_nothing_else(packages: list[Path]) -> None:
+    a, b = map(record.read, packages)
+    assert diff(a, a) == []
+    parts = {part for part, _, _ in diff(a, b)}
+    assert {"variant", "tolerance", "chain", "fp32/model.onnx", "int8/model.onnx"} <= parts
+    assert "replay.py" not in parts
+
+
+def test_the_verbs(packages: list[Path], tmp_path: Path, cli: Cli) -> None:
+    place = tmp_path / "models"
+    pushed = json.loads(cli("registry", "push", place, *packages, "--tag", "prod", "--format", "json").out)
+    assert len(pushed) == 2
+    listed = json.loads(cli("registry", "list", place, "--format", "json").out)
+    assert [v["tags"] for v in sorted(listed, key=lambda v: len(v["tags"]))] == [[], ["prod"]]
+    assert "prod is now" in cli("registry", "rollback", place, "centres", "prod").out
+    assert "prod is now" in cli("registry", "tag", place, "centres", pushed[1]["version"][:12], "prod").out
+    assert "fp32/model.onnx" in cli("registry", "diff", place, "centres", pushed[0]["version"], "prod").out
+    ran = cli("registry", "pull", place, "centres", "prod", "-o", tmp_path / "got")
+    assert ran.code == 0, ran.err
+    assert cli("verify", tmp_path / "got" / "centres-int8-onnx", "--trust").code == 0
+
+
+def test_addresses_that_cannot_be_used_say_why() -> None:
+    with pytest.raises(ArtifactError, match="no place that fsspec knows"):
+        Store("nowhere://x")
+    if importlib.util.find_spec("s3fs") is None:
+        with pytest.raises(CapabilityError, match="s3fs"):
+            Store("s3://bucket/models")
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from dlc.errors import UserError
+from dlc.packaging.registry import Registry
+kept = Registry(sys.argv[1])
+for turn in range(1000):
+    model, digest = kept.push(Path(sys.argv[2 + turn % 2]))
+    try:
+        kept.tag(model, digest, "prod")
+    except UserError:
+        pass
+"""
+
+
+def test_writers_that_are_killed_leave_nothing_half_done(packages: list[Path], tmp_path: Path) -> None:
+    place = tmp_path / "registry"
+    command = [sys.executable, "-c", WRITER, str(place), *map(str, packages)]
+    writers = [subprocess.Popen(command, stderr=subprocess.DEVNULL) for _ in range(3)]
+    kept = Registry(str(place))
+    deadline = time.monotonic() + 60
+    while not kept.tags("centres") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for writer in writers:
+        time.sleep(0.05)
+        assert list(kept.faults()) == [], "seen while others write"
+        writer.kill()
+        writer.wait()
+    assert list(kept.faults()) == []
+    assert len(kept.versions("centres")) == 2
+
+
+def test_a_hostile_registry_writes_nothing_outside(packages: list[Path], tmp_path: Path) -> None:
+    import hashlib
+
+    import msgspec
+
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(packages[0])
+    package = kept.package(model, digest)
+    hostile = msgspec.structs.replace(package, files={"../../evil": next(iter(package.files.values()))})
+    text = record.encode(hostile)
+    name = hashlib.sha256(text).hexdigest()
+    kept.store.create(f"versions/{model}/{name}.json", text)
+    with pytest.raises(ArtifactError, match="leaves the folder"):
+        kept.pull(model, name, tmp_path / "pulled")
+    assert not list((tmp_path / "pulled").iterdir())
+    assert not list(tmp_path.rglob("evil"))
