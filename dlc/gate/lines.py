@@ -1,0 +1,69 @@
+"""One line per gate: the number, its limit, its interval and the reason; and the correction for there being several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from dlc.harness.judge import worst
+from dlc.harness.proportions import ALPHA, holm
+from dlc.manifest import Record, Status
+
+CODES = {"pass": 0, "fail": 1, "inconclusive": 5}
+
+
+class Line(Record, frozen=True, kw_only=True):
+    """One gate's outcome. ``status`` null: a remark that decides nothing. ``limit`` is in the unit of ``value``."""
+
+    variant: str
+    gate: str
+    status: Status | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    limit: float | None = None
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """``int8/latency``: the same in every run, whatever was measured."""
+        return f"{self.variant}/{self.gate}"
+
+    def __str__(self) -> str:
+        return f"{self.status or 'note'}: {self.name}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Tested:
+    """A line that chance could make fail, and the p-value that it has no reason to."""
+
+    line: Line
+    p: float | None = None
+
+
+def corrected(found: Iterable[Tested]) -> list[Line]:
+    """Let a failure stand only if it is beyond chance among all gates that were tested (Holm), at 5 % together."""
+    tested = list(found)
+    family = [t for t in tested if t.p is not None]
+    adjusted = dict(zip(map(id, family), holm([t.p for t in family if t.p is not None]), strict=True))
+    return [_corrected(t.line, adjusted.get(id(t)), len(family)) for t in tested]
+
+
+def _corrected(line: Line, p: float | None, family: int) -> Line:
+    if line.status != "fail" or p is None or p < ALPHA:
+        return line
+    reason = f"{line.reason}; not beyond chance (p = {p:.2g} among {family} gates, {ALPHA:g} asked)"
+    return msgspec.structs.replace(line, status="inconclusive", reason=reason)
+
+
+def exit_code(lines: Sequence[Line]) -> int:
+    """Return 1 if a gate fails, 5 if one is inconclusive, else 0."""
+    return CODES[status(lines)]
+
+
+def status(lines: Sequence[Line]) -> Status:
+    """Return the worst; inconclusive if nothing was decided."""
+    decided = [line.status for line in lines if line.status]
+    return worst(decided) if decided else "inconclusive"
