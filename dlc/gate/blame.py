@@ -32,7 +32,7 @@ WORDS: dict[Kind, str] = {
 NEXT: dict[Kind, str] = {
     "quantization": "dlc compare the fp32 and {variant} models with --layers: the first layer that diverges "
     "belongs in FP32; the variant mixed finds such layers by itself",
-    "compiler": "dlc debug bisect SOURCE names the pass and the site; with the earlier version pinned the gate must hold",
+    "compiler": "dlc debug bisect SOURCE names the pass and the site; with the earlier versions the gate must hold",
     "source": "the weights or the graph are other ones; if that is meant, accept them with --update-baseline",
     "runtime": "pin the earlier runtime: if the gate then holds, report it upstream; if not, look at the next cause",
     "data": "feed the earlier data: if the gate then holds, look at what prepares the data; if the data are meant, "

@@ -12,7 +12,7 @@ from dlc.artifact import MANIFEST, Artifact
 from dlc.gate import baseline
 from dlc.gate.blame import Blame, blame
 from dlc.gate.changes import Change, changes
-from dlc.gate.judging import confirmed, failed_speed, judge, pool
+from dlc.gate.judging import confirmed, judge, pool, slow_or_unsure
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Line, exit_code, status
 from dlc.gate.measuring import observe, retimed
@@ -68,7 +68,7 @@ def gate(
         baseline.check(against, before, now)
     metric, same = recipe.metric if recipe is not None else None, earlier is not None
     lines = judge(now, before, limits, metric, same=same)
-    if failed_speed(lines):
+    if slow_or_unsure(lines):
         again = retimed(artifacts, found, how, progress)
         second = judge(again[0], again[1] if same else before, limits, metric, same=same)
         pooled = [pool(a, b) for a, b in zip(found, again, strict=True)]

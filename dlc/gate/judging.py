@@ -34,13 +34,13 @@ def judge(
     return corrected(found)
 
 
-def failed_speed(lines: Sequence[Line]) -> bool:
-    """Whether a latency fails, so that it is measured again."""
-    return any(line.gate in SPEED and line.status == "fail" for line in lines)
+def slow_or_unsure(lines: Sequence[Line]) -> bool:
+    """Whether a latency does not pass, so that it is measured again."""
+    return any(line.gate in SPEED and line.status in ("fail", "inconclusive") for line in lines)
 
 
 def confirmed(first: Sequence[Line], second: Sequence[Line], pooled: Sequence[Line]) -> list[Line]:
-    """Let a latency fail only where two measurements agree; else both together pass it or leave it open."""
+    """Let a latency fail only where a second measurement fails too; else both together pass it or leave it open."""
     again, both = ({line.name: line for line in each} for each in (second, pooled))
     return [_confirmed(line, again[line.name], both[line.name]) for line in first]
 
@@ -59,12 +59,12 @@ def pool(first: Observation, second: Observation) -> Observation:
 
 
 def _confirmed(line: Line, again: Line, both: Line) -> Line:
-    if line.gate not in SPEED or line.status != "fail":
+    if line.gate not in SPEED or line.status not in ("fail", "inconclusive"):
         return line
-    if again.status == "fail":
-        return msgspec.structs.replace(again, reason=f"{again.reason}; measured twice")
-    status: Status = "pass" if both.status == "pass" else "inconclusive"
-    return msgspec.structs.replace(both, status=status, reason=f"{both.reason}; slow once of two measurements")
+    status: Status = (
+        "fail" if again.status == both.status == "fail" else "pass" if both.status == "pass" else "inconclusive"
+    )
+    return msgspec.structs.replace(both, status=status, reason=f"{both.reason}; two measurements")
 
 
 def _data_missing(now: Observation, precision: str) -> list[Tested]:

@@ -44,11 +44,20 @@ class Tested:
 
 
 def corrected(found: Iterable[Tested]) -> list[Line]:
-    """Let a failure stand only if it is beyond chance among all gates that were tested (Holm), at 5 % together."""
+    """Let a failure stand only if it is beyond chance among all gates of its family (Holm), at 5 % together.
+
+    There are two families: what changed since the baseline, and what the recipe asks beside FP32.
+    """
     tested = list(found)
-    family = [t for t in tested if t.p is not None]
-    adjusted = dict(zip(map(id, family), holm([t.p for t in family if t.p is not None]), strict=True))
-    return [_corrected(t.line, adjusted.get(id(t)), len(family)) for t in tested]
+    families = [
+        [t for t in tested if t.p is not None and ("baseline" in t.line.gate) == since] for since in (True, False)
+    ]
+    adjusted = {
+        id(t): (p, len(family))
+        for family in families
+        for t, p in zip(family, holm([t.p for t in family if t.p is not None]), strict=True)
+    }
+    return [_corrected(t.line, *adjusted.get(id(t), (None, 0))) for t in tested]
 
 
 def _corrected(line: Line, p: float | None, family: int) -> Line:

@@ -117,6 +117,7 @@ class Observation(Record, frozen=True, kw_only=True):
 
     ``versions`` are those here, ``compiled_with`` the compiler's.
     ``again``: log of the reference's latency against a second session of itself, one a sitting.
+    ``away``: share of the time in which the system ran something else on the CPU, of models of one thread.
     ``stated``: what the manifest says of the reference: its accuracy, and its latency as a ratio to stock ONNX Runtime.
     """
 
@@ -137,6 +138,7 @@ class Observation(Record, frozen=True, kw_only=True):
     reference: str
     reference_ms: float
     again: tuple[float, ...]
+    away: float
     stated: Estimate | None
     stated_data: str | None
     stock_ratio: float | None

@@ -51,6 +51,11 @@ class Timed:
         return tuple(s.log_ratio(AGAIN, self.reference) for s in self.sittings)
 
     @property
+    def away(self) -> float:
+        """Share of the time in which the system ran something else; 0 where models use several threads."""
+        return float(np.median([s.away for s in self.sittings]))
+
+    @property
     def reference_ms(self) -> float:
         """Median latency of the reference over the sittings, in milliseconds."""
         return float(np.median([s.median_ms(self.reference) for s in self.sittings]))

@@ -47,6 +47,14 @@ class Sitting:
         a, b = (np.median(self._times(self.samples[n])) for n in (name, reference))
         return float(np.log(a / b))
 
+    @property
+    def away(self) -> float:
+        """Share of the wall time in which the CPU did something else; 0 where threads make that unknown."""
+        if not self.one_thread:
+            return 0.0
+        wall, busy = (sum(int(getattr(s, kind).sum()) for s in self.samples.values()) for kind in ("wall", "busy"))
+        return 1 - busy / wall
+
     def median_ms(self, name: str) -> float:
         """Return one model's median, in milliseconds."""
         return float(np.median(self._times(self.samples[name]))) / 1e6
