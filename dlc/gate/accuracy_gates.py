@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlc.gate.limits import Limits
-from dlc.gate.lines import Line, Tested
+from dlc.gate.lines import Decided, Line
 from dlc.gate.observation import Observation, Score, VariantSeen
 from dlc.harness.accuracy import Metric
 from dlc.harness.behind import Behind, apart, behind
@@ -24,20 +24,20 @@ class Accuracies:
     limits: Limits
     metric: Metric | None
 
-    def of(self, variant: VariantSeen) -> Iterator[Tested]:
+    def of(self, variant: VariantSeen) -> Iterator[Decided]:
         """Judge one variant."""
         if variant.fault is not None:
-            yield Tested(Line(variant=variant.precision, gate="outputs", status="fail", reason=variant.fault))
+            yield Decided(Line(variant=variant.precision, gate="outputs", status="fail", reason=variant.fault))
             return
         if variant.golden is not None:
-            yield Tested(_golden(variant, *variant.golden))
+            yield Decided(_golden(variant, *variant.golden))
         if variant.precision == self.now.reference:
             yield from self._stated(variant)
         else:
             yield from self._against_reference(variant)
         yield from self._against_baseline(variant)
 
-    def _stated(self, reference: VariantSeen) -> Iterator[Tested]:
+    def _stated(self, reference: VariantSeen) -> Iterator[Decided]:
         """Check the reference itself: one that fails its stated accuracy is no reference."""
         stated, score = self.now.stated, reference.score
         if stated is None:
@@ -47,7 +47,7 @@ class Accuracies:
                 variant=reference.precision, gate="stated accuracy", status="inconclusive", value=stated.value,
                 reason="the compile measured a metric and there is no data for it here: name the recipe with -r",
             )  # fmt: skip
-            yield Tested(line)
+            yield Decided(line)
             return
         same = self.now.data is not None and self.now.data.sha256 == self.now.stated_data
         sign = 1 if score.higher_is_better else -1
@@ -58,16 +58,16 @@ class Accuracies:
         text = f"{_value(score)}, {stated.value:.2f} when compiled{'' if same else ' (on other data)'}"
         if missed:
             text += "; nothing can be judged against it: look at the data and its preprocessing first"
-        yield Tested(_line(reference, "stated accuracy", "fail" if missed else "pass", score, edge, text))
+        yield Decided(_line(reference, "stated accuracy", "fail" if missed else "pass", score, edge, text))
 
-    def _against_reference(self, variant: VariantSeen) -> Iterator[Tested]:
+    def _against_reference(self, variant: VariantSeen) -> Iterator[Decided]:
         reference, gates = self.now.variant(self.now.reference), self.limits.recipe
         score, agreement = variant.score, variant.agreement
         wanted = gates.agreement if score is not None else max(gates.cosine, gates.agreement or 0.0)
         if wanted is not None and agreement is not None:
             status: Status = "pass" if agreement.cosine >= wanted else "fail"
             reason = f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {wanted:g}"
-            yield Tested(Line(
+            yield Decided(Line(
                 variant=variant.precision, gate="agreement", status=status, value=agreement.cosine, limit=wanted,
                 reason=reason,
             ))  # fmt: skip
@@ -80,13 +80,13 @@ class Accuracies:
         status = "pass" if high <= margin else "fail" if low > margin else "inconclusive"
         yield self._tested(variant, "accuracy", status, found, margin, "FP32", found.chance(margin))
 
-    def _against_baseline(self, variant: VariantSeen) -> Iterator[Tested]:
+    def _against_baseline(self, variant: VariantSeen) -> Iterator[Decided]:
         earlier = self.before.variant(variant.precision) if self.before else None
         if self.before is None or self.metric is None or earlier is None or earlier.score is None:
             return
         if variant.score is None:
             reason = "the baseline has a metric, and there is no data for it here: name the recipe with -r"
-            yield Tested(Line(
+            yield Decided(Line(
                 variant=variant.precision, gate="accuracy since baseline", status="inconclusive", reason=reason
             ))  # fmt: skip
             return
@@ -94,7 +94,7 @@ class Accuracies:
         if self._same_data() and variant.outputs == earlier.outputs:
             text = f"{_value(variant.score)}: every output is the baseline's, bit for bit"
             line = _line(variant, "accuracy since baseline", "pass", None, margin, text)
-            yield Tested(line)
+            yield Decided(line)
             return
         rows = earlier.score.rows.unpack(), variant.score.rows.unpack()
         found = (behind if self._same_data() else apart)(*rows, self.metric, self._rng())
@@ -107,7 +107,7 @@ class Accuracies:
 
     def _tested(
         self, variant: VariantSeen, gate: str, status: Status, found: Behind, margin: float, versus: str, p: float
-    ) -> Tested:
+    ) -> Decided:
         assert variant.score is not None
         drop, score = found.drop, variant.score
         unit = " points" if score.unit in ("%", "/100") else f" {score.unit}".rstrip()
@@ -121,7 +121,7 @@ class Accuracies:
             variant=variant.precision, gate=gate, status=status, value=drop.value, low=drop.low, high=drop.high,
             limit=margin, reason=text,
         )  # fmt: skip
-        return Tested(line, p)
+        return Decided(line, p)
 
     def _same_data(self) -> bool:
         now, before = self.now.data, self.before.data if self.before else None

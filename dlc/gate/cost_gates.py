@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from dlc.gate.limits import Limits
-from dlc.gate.lines import Line, Tested
+from dlc.gate.lines import Decided, Line
 from dlc.gate.observation import Observation, VariantSeen
 from dlc.harness import sittings
 from dlc.harness.sittings import Shift, shift
@@ -34,7 +34,7 @@ class Costs:
     limits: Limits
     same: bool = False
 
-    def of(self, variant: VariantSeen) -> Iterator[Tested]:
+    def of(self, variant: VariantSeen) -> Iterator[Decided]:
         """Judge one variant."""
         if variant.precision != self.now.reference:
             yield from self._against_reference(variant)
@@ -43,18 +43,18 @@ class Costs:
             if variant.precision != self.now.reference or self.same:
                 yield self._speed(variant, earlier, self.before)
             else:
-                yield Tested(self._reference_speed(variant, self.before))
-            yield Tested(self._growth(variant, earlier))
-            yield Tested(self._memory(variant, earlier))
+                yield Decided(self._reference_speed(variant, self.before))
+            yield Decided(self._growth(variant, earlier))
+            yield Decided(self._memory(variant, earlier))
 
-    def _against_reference(self, variant: VariantSeen) -> Iterator[Tested]:
+    def _against_reference(self, variant: VariantSeen) -> Iterator[Decided]:
         gates, stock = self.limits.recipe, self.now.stock_ratio
         if gates.max_latency_ratio is not None:
             ratio, limit = variant.timing.ratio, gates.max_latency_ratio / (stock or 1.0)
             status: Status = "pass" if ratio.high <= limit else "fail" if ratio.low > limit else "inconclusive"
             said = f" ({gates.max_latency_ratio:g}× of stock, of which fp32 took {stock:.3f}×)" if stock else ""
             over = shift(variant.timing.logs, [math.log(limit)] * len(variant.timing.logs), same=True)
-            yield Tested(Line(
+            yield Decided(Line(
                 variant=variant.precision, gate="latency", status=status, value=ratio.value, low=ratio.low,
                 high=ratio.high, limit=limit, reason=f"{numbers.ratio(ratio)} of fp32, at most {limit:.3f}×{said}",
             ), over.slower)  # fmt: skip
@@ -63,16 +63,16 @@ class Costs:
             share = variant.size.bytes / reference.size.bytes
             status = "pass" if share <= gates.max_size_ratio else "fail"
             reason = f"{numbers.size(variant.size.bytes)}, {share:.3f}× of fp32, at most {gates.max_size_ratio:g}×"
-            yield Tested(Line(
+            yield Decided(Line(
                 variant=variant.precision, gate="size", status=status, value=share, limit=gates.max_size_ratio,
                 reason=reason,
             ))  # fmt: skip
 
-    def _speed(self, variant: VariantSeen, earlier: VariantSeen, before: Observation) -> Tested:
+    def _speed(self, variant: VariantSeen, earlier: VariantSeen, before: Observation) -> Decided:
         """Compare the ratio to FP32 now with the one then: what slows both alike cancels."""
         gate = f"{self.limits.objective} since baseline"
         if (unlike := self._unlike(before)) is not None:
-            return Tested(Line(
+            return Decided(Line(
                 variant=variant.precision, gate=gate, status=None,
                 reason=f"{unlike}, where times say nothing of these; record a baseline on this kind of machine",
             ))  # fmt: skip
@@ -83,7 +83,7 @@ class Costs:
         else:
             now, then, what = list(variant.timing.logs), list(earlier.timing.logs), "latency"
         if not now or not then:
-            return Tested(Line(
+            return Decided(Line(
                 variant=variant.precision, gate=gate, status="inconclusive",
                 reason="the baseline holds no throughput: write it anew with --update-baseline",
             ))  # fmt: skip
@@ -92,7 +92,7 @@ class Costs:
 
     def _judged(
         self, variant: VariantSeen, gate: str, moved: Shift, floor: float, before: Observation, what: str
-    ) -> Tested:
+    ) -> Decided:
         limit, factor = self.limits.max_slowdown, moved.factor
         clear = limit * math.exp(FLOORS * floor)
         status: Status = "pass" if factor.high <= limit else "fail" if factor.value > clear else "inconclusive"
@@ -104,7 +104,7 @@ class Costs:
             status, text = "inconclusive", f"{text}; {why}"
         elif status == "inconclusive" and factor.value > limit:
             text += "; the machine is too noisy to tell"
-        return Tested(Line(
+        return Decided(Line(
             variant=variant.precision, gate=gate, status=status, value=factor.value, low=factor.low,
             high=factor.high, limit=limit, reason=text,
         ), moved.slower)  # fmt: skip

@@ -10,7 +10,7 @@ from dlc.gate.accuracy_gates import Accuracies
 from dlc.gate.cost_gates import Costs
 from dlc.gate.determinism import determinism
 from dlc.gate.limits import Limits
-from dlc.gate.lines import Line, Tested, corrected
+from dlc.gate.lines import Decided, Line, corrected
 from dlc.gate.observation import Observation
 from dlc.harness import sittings
 from dlc.harness.accuracy import Metric
@@ -28,7 +28,7 @@ def judge(
     for variant in now.variants:
         found += accuracies.of(variant)
         found += costs.of(variant)
-        found += map(Tested, determinism(now, before, variant))
+        found += map(Decided, determinism(now, before, variant))
         found += _data_missing(now, variant.precision)
     found += _variants_missing(now, before)
     return corrected(found)
@@ -67,15 +67,15 @@ def _confirmed(line: Line, again: Line, both: Line) -> Line:
     return msgspec.structs.replace(both, status=status, reason=f"{both.reason}; two measurements")
 
 
-def _data_missing(now: Observation, precision: str) -> list[Tested]:
+def _data_missing(now: Observation, precision: str) -> list[Decided]:
     """Say that a metric was promised and could not be measured."""
     if precision == now.reference or now.data is not None or now.stated is None:
         return []
     reason = "the task's metric was not measured: name the recipe, whose data it needs, with -r"
-    return [Tested(Line(variant=precision, gate="accuracy", status="inconclusive", reason=reason))]
+    return [Decided(Line(variant=precision, gate="accuracy", status="inconclusive", reason=reason))]
 
 
-def _variants_missing(now: Observation, before: Observation | None) -> list[Tested]:
+def _variants_missing(now: Observation, before: Observation | None) -> list[Decided]:
     """A variant that the baseline has and the artifact has no more fails; a new one is remarked upon."""
     if before is None:
         return []
@@ -83,18 +83,18 @@ def _variants_missing(now: Observation, before: Observation | None) -> list[Test
     gone = "the baseline has this variant, the artifact does not"
     new = "the baseline does not have this variant: --update-baseline adds it"
     return [
-        *(Tested(Line(variant=p, gate="built", status="fail", reason=gone)) for p in then if p not in own),
-        *(Tested(Line(variant=p, gate="built", status=None, reason=new)) for p in own if p not in then),
+        *(Decided(Line(variant=p, gate="built", status="fail", reason=gone)) for p in then if p not in own),
+        *(Decided(Line(variant=p, gate="built", status=None, reason=new)) for p in own if p not in then),
     ]
 
 
-def _fusions(hit: ExpectationRecord, reference: str) -> Tested:
+def _fusions(hit: ExpectationRecord, reference: str) -> Decided:
     """Hold the compile to the places at which its recipe expects a rewrite to fit."""
     status: Status = "pass" if hit.found >= hit.expected else "fail"
     reason = f"{hit.rewrite} expected at {hit.expected} places, found at {hit.found} ({hit.applied} applied)"
     if status == "fail":
         reason += f"; elsewhere: {'; '.join(hit.reasons) or 'nothing looks like what it forms'}"
-    return Tested(Line(
+    return Decided(Line(
         variant=reference, gate=f"places of {hit.rewrite}", status=status, value=hit.found, limit=hit.expected,
         reason=reason,
     ))  # fmt: skip

@@ -36,14 +36,14 @@ class Line(Record, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Tested:
+class Decided:
     """A line that chance could make fail, and the p-value that it has no reason to."""
 
     line: Line
     p: float | None = None
 
 
-def corrected(found: Iterable[Tested]) -> list[Line]:
+def corrected(found: Iterable[Decided]) -> list[Line]:
     """Let a failure stand only if it is beyond chance among all gates of its family (Holm), at 5 % together.
 
     There are two families: what changed since the baseline, and what the recipe asks beside FP32.
