@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ from dlc.progress import Silent
 from dlc.runtimes.base import Runner
 from dlc.sources.recipe_files import load_recipe
 from dlc.stages.evidence import Subject
-from dlc.types import Feeds, Floats, Outputs
+from dlc.types import Feeds, Outputs
 
 MODEL = "digits-cnn"
 TIMES = 100
@@ -207,66 +207,52 @@ def loaded_core() -> Iterator[None]:
         child.wait()
 
 
-@dataclass(frozen=True)
-class World:
-    """A simulation: its name, and a draw that returns an interval and the truth."""
-
-    name: str
-    draw: Callable[[np.random.Generator], tuple[Estimate, float]]
+Intervals = dict[str, tuple[Estimate, float]]
+"""Name of an interval to the interval and the truth."""
 
 
 def coverage(trials: int) -> None:
     """Print how many of the 95 % intervals hold the truth."""
-    print("| interval | coverage |\n|---|---|")
-    for world in worlds():
-        rng = np.random.default_rng(0)
-        held = 0
-        for _ in range(trials):
-            estimate, truth = world.draw(rng)
-            held += estimate.low <= truth <= estimate.high
-        print(f"| {world.name} | {100 * held / trials:.1f} % of {trials} |", flush=True)
+    print("| interval | holds the truth |\n|---|---|")
+    for name, share, draw in worlds():
+        rng, held, count = np.random.default_rng(0), Counter[str](), max(1, round(share * trials))
+        for _ in range(count):
+            for what, (estimate, truth) in draw(rng).items():
+                held[what] += estimate.low <= truth <= estimate.high
+        for what, holds in held.items():
+            print(f"| {what}{name} | {100 * holds / count:.1f} % of {count} |", flush=True)
 
 
-def worlds() -> Iterator[World]:
+def worlds() -> Iterator[tuple[str, float, Callable[[np.random.Generator], Intervals]]]:
+    """Each simulation: its name, its share of the trials (a rank correlation takes long), and its draw."""
     for n, right, lost, gained in ((599, 0.97, 0.02, 0.01), (1000, 0.9, 0.03, 0.01), (500, 0.89, 0.015, 0.01)):
-        shape = f"n = {n}, {100 * right:g} % right, {100 * lost:g} % lost, {100 * gained:g} % gained"
-        yield World(f"top-1 drop, {shape}", lambda rng, a=(n, right, lost, gained): top1(rng, *a, "drop"))
-        yield World(f"top-1 retention, {shape}", lambda rng, a=(n, right, lost, gained): top1(rng, *a, "retention"))
+        shape = f", n = {n}: {100 * right:g} % right, {100 * lost:g} % lost, {100 * gained:g} % gained"
+        yield shape, 4.0, partial(top1, n=n, right=right, lost=lost, gained=gained)
     for n, noise in ((1379, 0.1), (300, 0.3)):
-        yield World(f"Spearman drop, n = {n}", lambda rng, a=(n, noise): spearman(rng, *a, "drop"))
-        yield World(f"Spearman retention, n = {n}", lambda rng, a=(n, noise): spearman(rng, *a, "retention"))
-    yield World("latency ratio, 7 sittings", latency_ratio)
-    yield World("latency since baseline, 7 against 7 sittings", latency_shift)
-    yield World("latency ratio of one run, 200 rounds", one_run)
+        yield f", n = {n}", 0.4, partial(spearman, n=n, noise=noise)
+    yield "", 4.0, latencies
+    yield "", 1.0, one_run
 
 
-def top1(
-    rng: np.random.Generator, n: int, right: float, lost: float, gained: float, what: str
-) -> tuple[Estimate, float]:
-    reference = rng.random(n) < right
-    changed = rng.random(n)
+def top1(rng: np.random.Generator, *, n: int, right: float, lost: float, gained: float) -> Intervals:
+    reference, changed = rng.random(n) < right, rng.random(n)
     candidate = np.where(reference, changed >= lost / right, changed < gained / (1 - right))
-    rows: list[Floats] = [each.astype(np.float64).reshape(-1, 1) for each in (reference, candidate)]
-    counts = proportions.pairs(*rows)
+    counts = proportions.pairs(*(each.astype(np.float64).reshape(-1, 1) for each in (reference, candidate)))
     assert counts is not None
-    if what == "drop":
-        return proportions.difference(counts), lost - gained
-    return proportions.ratio(counts), (right - lost + gained) / right
+    return {
+        "top-1 drop": (proportions.difference(counts), lost - gained),
+        "top-1 retention": (proportions.ratio(counts), (right - lost + gained) / right),
+    }
 
 
-def spearman(rng: np.random.Generator, n: int, noise: float, what: str) -> tuple[Estimate, float]:
+def spearman(rng: np.random.Generator, *, n: int, noise: float) -> Intervals:
     """Of a bivariate normal the rank correlation is 6/pi asin(r/2)."""
-
-    def truth(r: float) -> float:
-        return float(600 / np.pi * np.arcsin(r / 2))
-
+    a, b = (600 / np.pi * np.arcsin(r / 2) for r in (0.82, 0.82 / (1 + noise**2) ** 0.5))
     target = rng.standard_normal(n)
     score = 0.82 * target + (1 - 0.82**2) ** 0.5 * rng.standard_normal(n)
-    other = score + noise * rng.standard_normal(n)
-    rows = [np.stack([s, target], axis=1) for s in (score, other)]
+    rows = [np.stack([s, target], axis=1) for s in (score, score + noise * rng.standard_normal(n))]
     found = statistics.paired(rows[0], rows[1], METRICS["spearman"].statistic, rng=rng, resamples=400)
-    a, b = truth(0.82), truth(0.82 / (1 + noise**2) ** 0.5)
-    return (found.drop, a - b) if what == "drop" else (found.retention, b / a)
+    return {"Spearman drop": (found.drop, a - b), "Spearman retention": (found.retention, b / a)}
 
 
 def logs(rng: np.random.Generator, ratio: float, count: int = sittings.SITTINGS) -> list[float]:
@@ -280,18 +266,18 @@ def logs(rng: np.random.Generator, ratio: float, count: int = sittings.SITTINGS)
     return found
 
 
-def latency_ratio(rng: np.random.Generator) -> tuple[Estimate, float]:
-    return sittings.ratio(logs(rng, 0.5)), 0.5
+def latencies(rng: np.random.Generator) -> Intervals:
+    now, then = logs(rng, 0.55), logs(rng, 0.5)
+    return {
+        "latency ratio, 7 sittings": (sittings.ratio(now), 0.55),
+        "latency since baseline, 7 against 7 sittings": (sittings.shift(now, then, same=False).factor, 1.1),
+    }
 
 
-def latency_shift(rng: np.random.Generator) -> tuple[Estimate, float]:
-    return sittings.shift(logs(rng, 0.55), logs(rng, 0.5), same=False).factor, 1.1
-
-
-def one_run(rng: np.random.Generator) -> tuple[Estimate, float]:
+def one_run(rng: np.random.Generator) -> Intervals:
     common = 0.2 * rng.standard_normal(200)
     a, b = (1e6 * np.exp(common + 0.1 * rng.standard_normal(200)) for _ in range(2))
-    return statistics.ratio_of_medians(0.8 * a, b, rng=rng, resamples=400), 0.8
+    return {"latency ratio of a compile, 200 rounds": (statistics.ratio_of_medians(0.8 * a, b, rng=rng), 0.8)}
 
 
 if __name__ == "__main__":
