@@ -115,13 +115,11 @@ class Accuracies:
             f"{_value(score)}, {abs(drop.value):.2f}{unit} {'behind' if drop.value >= 0 else 'ahead of'} {versus} "
             f"[{drop.low:.2f}, {drop.high:.2f}], at most {margin:.2f}"
         )
-        if status != "pass":
-            text += f"; {_power(found, margin, unit)}"
         line = Line(
             variant=variant.precision, gate=gate, status=status, value=drop.value, low=drop.low, high=drop.high,
             limit=margin, reason=text,
         )  # fmt: skip
-        return Decided(line, p)
+        return Decided(line, p, _power(found, margin, unit))
 
     def _same_data(self) -> bool:
         now, before = self.now.data, self.before.data if self.before else None

@@ -85,7 +85,10 @@ def blame(
     if kind is None:
         kind = "quantization" if not same_files and alone else "compiler" if not same_files else "machine"
         reasons.append("nothing that is recorded differs" if same_files else "its files differ")
-    return _blame(line, kind, "; ".join(reasons), [c.text for c in suspects])
+    first = "the first of what changed and could explain it" if len({c.kind for c in suspects}) > 1 else ""
+    return _blame(
+        line, kind, "; ".join(filter(None, [*reasons, first])) or "it alone changed", [c.text for c in suspects]
+    )
 
 
 def _by_itself(line: Line, now: Observation) -> Blame:

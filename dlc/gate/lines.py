@@ -37,10 +37,14 @@ class Line(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A line that chance could make fail, and the p-value that it has no reason to."""
+    """A line that chance could make fail, and the p-value that it has no reason to.
+
+    ``power``: what the data could tell at all, for a line that stays open.
+    """
 
     line: Line
     p: float | None = None
+    power: str = ""
 
 
 def corrected(found: Iterable[Decided]) -> list[Line]:
@@ -57,7 +61,13 @@ def corrected(found: Iterable[Decided]) -> list[Line]:
         for family in families
         for t, p in zip(family, holm([t.p for t in family if t.p is not None]), strict=True)
     }
-    return [_corrected(t.line, *adjusted.get(id(t), (None, 0))) for t in tested]
+    return [_with_power(_corrected(t.line, *adjusted.get(id(t), (None, 0))), t.power) for t in tested]
+
+
+def _with_power(line: Line, power: str) -> Line:
+    if line.status != "inconclusive" or not power:
+        return line
+    return msgspec.structs.replace(line, reason=f"{line.reason}; {power}")
 
 
 def _corrected(line: Line, p: float | None, family: int) -> Line:

@@ -37,7 +37,7 @@ def trend(entries: Sequence[Entry]) -> str:
     metric = next((f"{e.metric}{', %' if e.unit == '%' else ''}" for e in reversed(runs) if e.metric), None)
     panels: dict[str, Value] = {
         **({metric: lambda p: p.metric} if metric else {}),
-        "latency, × of fp32": lambda p: p.latency,
+        "latency, × of fp32": lambda p: None if p.latency.low == p.latency.high else p.latency,  # fp32's own is 1
         "size, MiB": lambda p: _exact(p.bytes / 2**20),
         "peak memory, MiB": lambda p: _exact(p.peak_bytes / 2**20),
     }
@@ -65,7 +65,7 @@ def _panel(
     room = (high - low) * 0.08 or max(abs(high), 1e-9) * 0.02
     y = Scale(low - room, high + room, top + PANEL - 14, top + 20)
     picture.text(LEFT, top + 12, name, "axis")
-    ticks = y.ticks(3)
+    ticks = y.ticks(4)
     for tick in ticks:
         picture.line(LEFT, y(tick), WIDTH - RIGHT + 8, y(tick), "grid")
         picture.text(LEFT - 6, y(tick) + 4, tick_label(tick, ticks), "tick", "end")

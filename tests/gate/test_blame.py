@@ -76,6 +76,9 @@ def test_a_version_of_the_compiler() -> None:
 
 
 def test_runtime_where_the_files_are_the_same() -> None:
+    both = observation(int8={**FILES, "timing": timing(0.6), "kept": ("fuse-gelu",)}, **RUNTIME)
+    found = blamed(both, observation(), "int8/latency since baseline")
+    assert (found.kind, found.because) == ("compiler", "the first of what changed and could explain it")
     now = observation(int8={"timing": timing(0.6)}, **RUNTIME)
     found = blamed(now, observation(), "int8/latency since baseline")
     assert (found.kind, found.suspects) == ("runtime", ("onnxruntime 1.32.0 → 1.33.0, where it runs",))
