@@ -70,6 +70,8 @@ def _panel(
         picture.line(LEFT, y(tick), WIDTH - RIGHT + 8, y(tick), "grid")
         picture.text(LEFT - 6, y(tick) + 4, tick_label(tick, ticks), "tick", "end")
     for which, (variant, series) in enumerate(found.items()):
+        if not series:
+            continue
         picture.path([(x(i), y(e.value)) for i, e in series.items()], f"course s{which % 6}")
         for i, e in series.items():
             picture.line(x(i), y(e.low), x(i), y(e.high), f"spread s{which % 6}")
