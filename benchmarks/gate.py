@@ -192,7 +192,9 @@ def _record(artifact: Path, file: Path) -> None:
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
     """Call in a fresh process, in which nothing has run; what is imported is forked from one that did no more."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.gate", "onnxruntime", "scipy.stats", "sklearn.datasets"])
+    context.set_forkserver_preload(
+        ["dlc.gate.flow", "dlc.gate.baseline", "onnxruntime", "scipy.stats", "sklearn.datasets"]
+    )
     with context.Pool(1) as pool:
         return pool.apply(work, arguments)
 
