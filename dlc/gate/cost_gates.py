@@ -51,13 +51,17 @@ class Costs:
         gates, stock = self.limits.recipe, self.now.stock_ratio
         if gates.max_latency_ratio is not None:
             ratio, limit = variant.timing.ratio, gates.max_latency_ratio / (stock or 1.0)
-            status: Status = "pass" if ratio.high <= limit else "fail" if ratio.low > limit else "inconclusive"
+            clear = limit * math.exp(FLOORS * sittings.spread(self.now.again))
+            over = ratio.low > limit and ratio.value > clear
+            status: Status = "pass" if ratio.high <= limit else "fail" if over else "inconclusive"
             said = f" ({gates.max_latency_ratio:g}× of stock, of which fp32 took {stock:.3f}×)" if stock else ""
-            over = shift(variant.timing.logs, [math.log(limit)] * len(variant.timing.logs), same=True)
+            if status == "fail" and (why := self._unfit(variant, None)) is not None:
+                status, said = "inconclusive", f"{said}; {why}"
+            beyond = shift(variant.timing.logs, [math.log(limit)] * len(variant.timing.logs), same=True)
             yield Decided(Line(
                 variant=variant.precision, gate="latency", status=status, value=ratio.value, low=ratio.low,
                 high=ratio.high, limit=limit, reason=f"{numbers.ratio(ratio)} of fp32, at most {limit:.3f}×{said}",
-            ), over.slower)  # fmt: skip
+            ), beyond.slower)  # fmt: skip
         reference = self.now.variant(self.now.reference)
         if gates.max_size_ratio is not None and reference is not None:
             share = variant.size.bytes / reference.size.bytes
@@ -100,7 +104,7 @@ class Costs:
             f"{what} {numbers.ratio(factor)} of the baseline's, at most {limit:g}× "
             f"({numbers.ratio(variant.timing.ratio)} of fp32; A against A ±{100 * floor:.1f} %)"
         )
-        if status == "fail" and (why := self._unfit(before)) is not None:
+        if status == "fail" and (why := self._unfit(variant, before)) is not None:
             status, text = "inconclusive", f"{text}; {why}"
         elif status == "inconclusive" and factor.value > limit:
             text += "; the machine is too noisy to tell"
@@ -109,11 +113,13 @@ class Costs:
             high=factor.high, limit=limit, reason=text,
         ), moved.slower)  # fmt: skip
 
-    def _unfit(self, before: Observation) -> str | None:
+    def _unfit(self, variant: VariantSeen, before: Observation | None) -> str | None:
         """Say why this machine, or the one of the baseline, cannot make a latency fail; None if it can."""
-        if (away := max(self.now.away, before.away)) > BUSY:
+        if (away := max(self.now.away, before.away if before else 0.0)) > BUSY:
             return f"the CPU did something else for {100 * away:.0f} % of the time: the machine is busy"
-        drift = 1.0 if self.same else self.now.reference_ms / before.reference_ms
+        if 2 * variant.timing.settled < len(variant.timing.logs):
+            return f"the warm-up came to an end in {variant.timing.settled} of {len(variant.timing.logs)} sittings only"
+        drift = 1.0 if self.same or before is None else self.now.reference_ms / before.reference_ms
         if max(drift, 1 / drift) > STEADY:
             return f"fp32 itself takes {drift:.2f}× what it took then: the machine is another, or busy"
         return None

@@ -51,7 +51,7 @@ def pool(first: Observation, second: Observation) -> Observation:
     for one, other in zip(first.variants, second.variants, strict=True):
         logs = (*one.timing.logs, *other.timing.logs)
         timing = msgspec.structs.replace(
-            one.timing, logs=logs, ratio=sittings.ratio(logs),
+            one.timing, logs=logs, ratio=sittings.ratio(logs), settled=one.timing.settled + other.timing.settled,
             throughput=(*one.timing.throughput, *other.timing.throughput),
         )  # fmt: skip
         variants.append(msgspec.structs.replace(one, timing=timing))

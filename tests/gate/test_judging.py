@@ -138,6 +138,20 @@ def test_a_noisy_machine_makes_no_latency_fail() -> None:
     assert line("int8/latency since baseline", judged(observation(int8=slow), before)).status == "inconclusive"
 
 
+def test_a_model_that_never_warms_up_is_not_judged() -> None:
+    slow = msgspec.structs.replace(timing(0.43), settled=3)
+    found = line("int8/latency since baseline", judged(observation(int8={"timing": slow}), observation()))
+    assert found.status == "inconclusive"
+    assert "3 of 7 sittings" in found.reason
+
+
+def test_a_noisy_machine_makes_no_limit_fail() -> None:
+    limits = Limits(recipe=Gates(max_latency_ratio=0.35))
+    noisy = tuple(15 * w for w in QUIET)
+    for changed, verdict in (({}, "fail"), ({"away": 0.2}, "inconclusive"), ({"again": noisy}, "inconclusive")):
+        assert line("int8/latency", judged(observation(**changed), limits=limits)).status == verdict
+
+
 def test_in_the_same_sittings_another_pace_of_the_reference_matters_not() -> None:
     now = observation(int8={"timing": timing(0.43)}, reference_ms=1.5)
     assert line("int8/latency since baseline", judged(now, observation(), same=True)).status == "fail"
