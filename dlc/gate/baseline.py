@@ -1,9 +1,14 @@
-"""The file that a gate compares with: one observation, and a digest that tells whether somebody edited it."""
+"""The file that a gate compares with: one observation, and a digest that tells whether somebody edited it.
+
+``docs/baseline.schema.json`` is made from these classes: ``python -m dlc.gate.baseline > docs/baseline.schema.json``.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -83,6 +88,17 @@ def check(path: Path, before: Observation, now: Observation) -> None:
             )
 
 
+def schema_text() -> str:
+    """Return the JSON Schema (Draft 2020-12) of a baseline, as it is published."""
+    described = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:dlc:{SCHEMA.replace('/', ':')}",
+        "title": SCHEMA,
+        **msgspec.json.schema(Baseline),
+    }
+    return json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+
+
 def _check_schema(path: Path, plain: bytes) -> None:
     try:
         found: Any = msgspec.json.decode(plain)
@@ -106,3 +122,7 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

@@ -148,6 +148,12 @@ def test_the_configuration_says_the_rest(cli: Cli, here: Path) -> None:
     assert ran.code == 0, ran.err
     assert (here / "b.json").is_file()
     assert held(statuses(cli("gate", "build/centres", "--format", "json")))
+    with (here / "dlc.toml").open("a") as file:
+        file.write('dims = { batch = 8 }\ngates = { objective = "throughput", concurrency = 2 }\n')
+    found = json.loads(cli("gate", "build/centres", "--format", "json").out)
+    assert found["observation"]["variants"][1]["timing"]["per_second"] > 0
+    assert found["observation"]["dims"] == {"batch": 8}
+    assert "int8/throughput since baseline" in [f"{e['variant']}/{e['gate']}" for e in found["lines"]]
     (here / "dlc.toml").write_text('[models.centres]\nrecipe = "recipe.toml"\ntarget = "t"\n[targets.t]\nthreads = 3\n')
     ran = cli("gate", "build/centres")
     assert ran.code == 2

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 
@@ -41,6 +42,12 @@ def test_the_same_bytes_for_the_same_numbers(written: Path) -> None:
     before = written.read_bytes()
     baseline.write(written, observation())
     assert written.read_bytes() == before
+
+
+def test_the_published_schema_is_of_today_s_classes_and_holds(written: Path) -> None:
+    published = (Path(__file__).parents[2] / "docs" / "baseline.schema.json").read_text()
+    assert published == baseline.schema_text(), "python -m dlc.gate.baseline > docs/baseline.schema.json"
+    jsonschema.validate(json.loads(written.read_text()), json.loads(published))
 
 
 def test_missing(tmp_path: Path) -> None:
