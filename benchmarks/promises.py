@@ -105,9 +105,16 @@ def without_torch(scratch: Path) -> Row:
     run("dlc", "verify", artifact)
     run("dlc", "bench", artifact, "--rounds", "20")
     run("dlc", "inspect", f"{artifact}/int8/model.onnx")
+    subprocess.run([str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "scikit-learn"], check=True)
+    gated = subprocess.run([str(environment / "bin" / "dlc"), "gate", artifact], capture_output=True, check=False)
+    if gated.returncode not in (0, 1, 5):
+        raise SystemExit(gated.stderr.decode())
     absent = "torch" not in installed.split()
     return Row(
-        "pip install '.[cpu]': verify, bench, inspect", "no torch", "run" if absent else "torch came along", absent
+        "pip install '.[cpu]': verify, bench, gate, inspect",
+        "no torch",
+        "run" if absent else "torch came along",
+        absent,
     )
 
 

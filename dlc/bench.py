@@ -65,7 +65,7 @@ def bench(
             raise UserError(f"the models differ in interface, so they cannot share inputs: {first.diff(other)}")
         interface, example = interfaces.pop(), _example(subjects)
         bounds = {name: input_like(array) for name, array in example.items()}
-        feeds = seeded_feeds(interface, bounds, _sizes(interface, example, dims), rng)
+        feeds = seeded_feeds(interface, bounds, sizes_to_time(interface, example, dims), rng)
         progress.stage("time", None)
         samples = latency(runners, feeds, rounds=rounds, rng=rng)
     first_samples = next(iter(samples.values()))
@@ -108,7 +108,8 @@ def _example(subjects: Sequence[_Subject]) -> Feeds:
     return {}
 
 
-def _sizes(interface: Interface, example: Feeds, dims: Mapping[str, int]) -> dict[str, int]:
+def sizes_to_time(interface: Interface, example: Feeds, dims: Mapping[str, int]) -> dict[str, int]:
+    """Sizes at which a model is timed: those given, else those of an example of its inputs, else 1."""
     named = {d for t in interface.inputs for d in t.shape or () if isinstance(d, str)}
     if unknown := [d for d in dims if d not in named]:
         raise UserError(f"no dynamic dimension is named {unknown[0]!r}{suggest(unknown[0], sorted(named))}")

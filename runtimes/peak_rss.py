@@ -1,10 +1,11 @@
-"""Runs a model in a process of its own: ``python -I peak_rss.py REQUEST.json`` prints the memory it took, as JSON.
+"""Runs a model in a process of its own: ``python -I peak_rss.py REQUEST.json`` prints memory and start-up, as JSON.
 
 Imports nothing of dlc and no torch, so the peak is that of onnxruntime, numpy and the model.
 """
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def measure(request: dict[str, Any]) -> dict[str, int]:
-    """Load and run the model; the peak before is that of the bare runtime with the feeds in memory."""
+def measure(request: dict[str, Any]) -> dict[str, float]:
+    """Load and run the model; the peak before is that of the bare runtime with the feeds in memory.
+
+    ``load_ms`` creates the session, ``first_ms`` is its first call: nothing of either was done in this process before.
+    """
     with np.load(request["feeds"]) as file:
         feeds = {name: file[f"arr_{i}"] for i, name in enumerate(request["inputs"])}
     config = request["config"]
@@ -42,14 +46,17 @@ def measure(request: dict[str, Any]) -> dict[str, int]:
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     for key, value in config["entries"].items():
         options.add_session_config_entry(key, value)
-    runtime = peak()
+    runtime, start = peak(), time.perf_counter()
     session = ort.InferenceSession(
         request["model"], options, providers=[PROVIDERS[config["provider"]]],
         disabled_optimizers=config["disabled_optimizers"] or None,
     )  # fmt: skip
+    at = [time.perf_counter()]
     for _ in range(request["runs"]):
         session.run(None, feeds)
-    return {"peak": peak(), "runtime": runtime}
+        at.append(time.perf_counter())
+    first = at[1] - at[0] if request["runs"] else 0.0
+    return {"peak": peak(), "runtime": runtime, "load_ms": 1e3 * (at[0] - start), "first_ms": 1e3 * first}
 
 
 if __name__ == "__main__":

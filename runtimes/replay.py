@@ -38,7 +38,7 @@ def replay(folder: Path, *, default_options: bool) -> dict[str, object]:
         prefix = f"{index}.input."
         feeds = {name.removeprefix(prefix): array for name, array in tensors.items() if name.startswith(prefix)}
         for name, got in zip(names, session.run(None, feeds), strict=True):
-            errors[name] = max(errors[name], _error(got, tensors[f"{index}.output.{name}"]))
+            errors[name] = max(errors[name], error(got, tensors[f"{index}.output.{name}"]))
     return {
         "runtime": ort.__version__,
         "vectors": len(vectors),
@@ -47,7 +47,7 @@ def replay(folder: Path, *, default_options: bool) -> dict[str, object]:
     }
 
 
-def _error(got: np.ndarray, stated: np.ndarray) -> float:
+def error(got: np.ndarray, stated: np.ndarray) -> float:
     """Return ``max|got - stated| / max|stated|``; infinite for another shape, or a NaN on one side only."""
     if got.shape != stated.shape or got.dtype != stated.dtype:
         return float("inf")

@@ -20,8 +20,8 @@ __all__ = ["cli"]  # a fixture
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = (
-    "compile", "verify", "bench", "inspect", "compare", "doctor", "zoo", "target", "debug", "package", "package-onnx",
-    "package-ort", "package-web", "package-node", "package-c", "package-triton", "package-bundle", "registry",
+    "compile", "verify", "bench", "inspect", "compare", "doctor", "zoo", "target", "debug", "gate", "package",
+    "package-onnx", "package-ort", "package-web", "package-node", "package-c", "package-triton", "package-bundle", "registry",
 )  # fmt: skip
 NEEDS = {
     "package-web": ("chromium", "onnxruntime-web"),
@@ -58,7 +58,8 @@ def test_documented_command_runs(page: str, command: str, folder: Path) -> None:
     child = subprocess.run(
         [sys.executable, "-m", "dlc", *arguments], cwd=folder, capture_output=True, text=True, check=False
     )
-    verdicts = (0, 1, 5) if "compile" in arguments else (0,)  # what a noisy machine makes of latency is not the point
+    judging = {"compile", "gate"} & {*arguments}
+    verdicts = (0, 1, 5) if judging else (0,)  # what a noisy machine makes of latency is not the point
     assert child.returncode in verdicts, child.stdout + child.stderr
     assert child.stdout.strip()
 
@@ -132,6 +133,27 @@ def test_the_rule_that_the_docs_show_joins(tmp_path: Path, cli: Cli) -> None:
     assert "silu-to-quick-gelu expected at 1 places, found at 1" in ran.out
     ran = cli(*profile)
     assert ran.code == 0, ran.err
+
+
+def test_what_the_gate_s_page_shows_is_valid(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml", reason="needs PyYAML to read the examples")
+    from click.testing import CliRunner
+
+    from dlc.cli.gate import command as gate
+    from dlc.config import read
+    from dlc.sources.recipe_toml import read as read_recipe
+
+    recipe, config = blocks("gate", "toml")
+    (tmp_path / "recipe.toml").write_text(recipe)
+    (tmp_path / "dlc.toml").write_text(config)
+    assert read_recipe(tmp_path / "recipe.toml").metric == "top1"
+    assert read(tmp_path / "dlc.toml").model("digits-cnn").variants == ("int8",)
+    github, gitlab = (yaml.safe_load(each) for each in blocks("gate", "yaml"))
+    action = yaml.safe_load((DOCS.parent / "action.yml").read_text())
+    assert set(github[-1]["with"]) <= set(action["inputs"])
+    options = CliRunner().invoke(gate, ["--help"]).output
+    [line] = [each for each in gitlab["gate"]["script"] if each.startswith("dlc gate")]
+    assert all(word in options for word in shlex.split(line) if word.startswith("--"))
 
 
 def test_what_recipes_may_declare_in_toml_is_valid(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ VERBS = {
     "compile": "dlc.cli.compile:command",
     "debug": "dlc.cli.debug:command",
     "doctor": "dlc.cli.doctor:command",
+    "gate": "dlc.cli.gate:command",
     "inspect": "dlc.cli.inspect:command",
     "package": "dlc.cli.package:command",
     "registry": "dlc.cli.registry:command",

@@ -184,10 +184,11 @@ def metric_rows(metric: Metric, predictions: Array, targets: Array, dataset: str
         )
     try:
         rows = np.asarray(metric.rows(predictions, targets), dtype=np.float64)
-    except (ValueError, TypeError, IndexError) as error:
+    except Exception as error:
         raise RecipeError(
             f"metric {metric.name!r} cannot use predictions of shape {list(predictions.shape)} with targets of shape "
-            f"{list(targets.shape)}: {error}; give the recipe a prediction or a metric that fits"
+            f"{list(targets.shape)}: {type(error).__name__}: {error}; give the recipe a prediction or a metric that "
+            f"fits"
         ) from error
     if rows.ndim != 2 or len(rows) != len(targets):
         raise RecipeError(

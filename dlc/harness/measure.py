@@ -7,6 +7,7 @@ import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +24,26 @@ ROUNDS = 100
 SAMPLE: Nanoseconds = 200_000
 """A sample lasts at least this long, several calls if need be: reading the clock then costs under a thousandth."""
 WARM_UP: Nanoseconds = 20_000_000
+WARM_UP_LIMIT: Nanoseconds = 2_000_000_000
 WARM_UP_CALLS = 3
+"""Calls in a row none of which is faster than those before: then a model is warm."""
+FASTER = 0.99
+"""A call counts as faster below this share of the fastest so far: a record by less is noise."""
 KEPT_SAMPLES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """One call's nanoseconds in each round: ``wall`` by the clock, ``busy`` on a CPU, of the calling thread.
+
+    ``busy`` leaves out the time in which the system ran something else; it is what a model of one thread needs.
+    ``warm_up``: calls before the first sample. ``settled``: the last of them got no faster.
+    """
+
+    wall: IntArray
+    busy: IntArray
+    warm_up: int
+    settled: bool
 
 
 def latency(
@@ -48,10 +67,23 @@ def interleaved(
     pin: bool = False,
 ) -> dict[str, IntArray]:  # fmt: skip
     """Time calls as ``latency`` does models; ``pin``: on one CPU, for calls that use one thread."""
-    with pinned() if pin else contextlib.nullcontext():
-        repeats = {name: _warm_up(call) for name, call in calls.items()}
+    found = both_clocks(calls, rounds=rounds, min_seconds=min_seconds, rng=rng, pin=pin)
+    return {name: samples.wall for name, samples in found.items()}
+
+
+def both_clocks(
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.0, rng: np.random.Generator,
+    pin: bool = False,
+) -> dict[str, Samples]:  # fmt: skip
+    """Time calls in interleaved rounds, by the clock and by the time they had a CPU."""
+    with pinned(only=pin):
+        warmed = {name: _warm_up(call) for name, call in calls.items()}
         with collector_paused():
-            return _rounds(calls, repeats, rounds, round(min_seconds * 1e9), rng)
+            taken = _rounds(calls, {n: w.repeats for n, w in warmed.items()}, rounds, round(min_seconds * 1e9), rng)
+    return {
+        name: Samples(times[:, 0], times[:, 1], warmed[name].calls, warmed[name].settled)
+        for name, times in taken.items()
+    }
 
 
 def summarise(samples: Array, baseline: Array, *, rng: np.random.Generator) -> Latency:
@@ -71,9 +103,12 @@ def can_pin(runners: Iterable[Runner]) -> bool:
 
 
 @contextlib.contextmanager
-def pinned() -> Iterator[None]:
-    """Keep this thread on one CPU it may use, the last: the first serves most interrupts. No-op where unsupported."""
-    if not hasattr(os, "sched_setaffinity"):
+def pinned(*, only: bool = True) -> Iterator[None]:
+    """Keep this thread on one CPU it may use, the last: the first serves most interrupts. No-op where unsupported.
+
+    ``only``: False to leave it as it is, for models of several threads.
+    """
+    if not only or not hasattr(os, "sched_setaffinity"):
         yield
         return
     allowed = os.sched_getaffinity(0)
@@ -100,13 +135,25 @@ def _threads(runner: Runner) -> int:
     return runner.config.intra_op_threads if isinstance(runner, OrtRunner) else 1
 
 
-def _warm_up(call: Callable[[], object]) -> int:
-    """Call until caches, arenas and thread pools have settled; return how many calls make one sample."""
-    fastest, elapsed, done = SAMPLE, 0, 0
-    while done < WARM_UP_CALLS or elapsed < WARM_UP:
-        took = _time(call, 1)
+@dataclass(frozen=True, slots=True)
+class _Warm:
+    """How many calls make one sample, how many it took until they settled, and whether they did."""
+
+    repeats: int
+    calls: int
+    settled: bool
+
+
+def _warm_up(call: Callable[[], object]) -> _Warm:
+    """Call until caches, arenas and thread pools have settled: until calls in a row get no faster any more."""
+    fastest, elapsed, done, since = WARM_UP_LIMIT, 0, 0, 0
+    while since < WARM_UP_CALLS or elapsed < WARM_UP:
+        took, _ = _time(call, 1)
+        since = 0 if took < FASTER * fastest else since + 1
         fastest, elapsed, done = min(fastest, took), elapsed + took, done + 1
-    return max(1, -(-SAMPLE // max(fastest, 1)))
+        if elapsed >= WARM_UP_LIMIT and done >= WARM_UP_CALLS:
+            break
+    return _Warm(max(1, -(-SAMPLE // max(fastest, 1))), done, settled=since >= WARM_UP_CALLS)
 
 
 def _rounds(
@@ -114,20 +161,22 @@ def _rounds(
     rng: np.random.Generator,
 ) -> dict[str, IntArray]:  # fmt: skip
     names = list(calls)
-    samples: dict[str, list[int]] = {name: [] for name in names}
+    samples: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
     start, done = time.perf_counter_ns(), 0
     while done < rounds or time.perf_counter_ns() - start < minimum:
         for index in rng.permutation(len(names)):
             name = names[index]
             if repeats[name] == 1:  # a longer sample warms itself
                 calls[name]()
-            samples[name].append(_time(calls[name], repeats[name]) // repeats[name])
+            wall, busy = _time(calls[name], repeats[name])
+            samples[name].append((wall // repeats[name], busy // repeats[name]))
         done += 1
     return {name: np.array(taken, dtype=np.int64) for name, taken in samples.items()}
 
 
-def _time(call: Callable[[], object], times: int) -> Nanoseconds:
-    start = time.perf_counter_ns()
+def _time(call: Callable[[], object], times: int) -> tuple[Nanoseconds, Nanoseconds]:
+    """Return the wall time and the thread's CPU time of so many calls."""
+    start, busy = time.perf_counter_ns(), time.thread_time_ns()
     for _ in range(times):
         call()
-    return time.perf_counter_ns() - start
+    return time.perf_counter_ns() - start, time.thread_time_ns() - busy

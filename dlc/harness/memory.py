@@ -28,10 +28,15 @@ COMPRESSION = 6
 
 @dataclass(frozen=True, slots=True)
 class Rss:
-    """Peak resident set of a process that loads and runs a model, and what the bare runtime took before."""
+    """Peak resident set of a process that loads and runs a model, and what the bare runtime took before.
+
+    ``load_ms``: the cold start, a session made where none was before; ``first_ms``: the first call of it.
+    """
 
     peak: Bytes
     runtime: Bytes
+    load_ms: float = 0.0
+    first_ms: float = 0.0
 
 
 def peak_rss(model: Path, config: SessionConfig, feeds: Feeds, runs: int = 3) -> Rss:

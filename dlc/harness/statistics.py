@@ -1,22 +1,28 @@
 """Point estimates with 95 % intervals, from examples or from rounds of timing; pure functions on arrays.
 
-Intervals are percentile bootstrap intervals. Models are compared in pairs: each resample draws the same examples (or
-the same rounds) for both, so what the two have in common, hard examples or a busy machine, cancels.
+Models are compared in pairs: each resample draws the same examples (or the same rounds) for both, so what the two have
+in common, hard examples or a busy machine, cancels. Of right and wrong answers the intervals are score intervals
+(``proportions``), of every other metric those of the bias-corrected and accelerated bootstrap (``bca``), of latencies
+percentiles of the bootstrap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
-from dlc.errors import DataError, RecipeError
+from dlc.errors import DataError, RecipeError, raised_at
+from dlc.harness import proportions
+from dlc.harness.bca import Draws
 from dlc.manifest import Accuracy, Estimate
 from dlc.types import Array, Floats
 
 RESAMPLES = 1000
 TAILS = (2.5, 97.5)
+GROUPS = 200
+"""Most values that the acceleration of an interval is estimated from."""
 CHUNK = 1 << 22
 """Most indices drawn at a time, so that long series do not fill the memory."""
 
@@ -41,9 +47,12 @@ def metric(
 
     A resample without a score counts as 0 where higher is better; of an error that would flatter, and it is left out.
     """
-    draws = np.array([statistic(rows[i]) for i in _resampled(len(rows), resamples, rng)])
+    indices = _resampled(len(rows), resamples, rng)
     value = _score(statistic, rows)
-    return _estimate(value, _sound(draws) if higher_is_better else np.append(draws[np.isfinite(draws)], value))
+    draws = np.array([_call(statistic, rows[i]) for i in indices])
+    left_out = np.array([_call(statistic, rows[i]) for i in _jackknife(len(rows), rng)])
+    sound = _sound(draws) if higher_is_better else np.append(draws[np.isfinite(draws)], value)
+    return Draws(value, sound, left_out).interval()
 
 
 def paired(
@@ -55,30 +64,75 @@ def paired(
     A resample on which a model has no score, or the reference none above 0, supports nothing: it counts as 0 there.
     Of an error, where lower is better, the reference's is divided by the candidate's, and the drop is what was added.
     """
-    if len(reference) != len(candidate):
-        raise ValueError(f"{len(reference)} and {len(candidate)} examples cannot be paired")
-    indices = _resampled(len(reference), resamples, rng)
-    a, b = _score(statistic, reference), _score(statistic, candidate)
-    if higher_is_better and a <= 0:
-        raise DataError(
-            f"the reference scores {a:g} on the task's metric, so no share of it can be kept; check that the labels "
-            f"belong to these examples and that the data is preprocessed as in training"
-        )
-    draws = np.array([(statistic(reference[i]), statistic(candidate[i])) for i in indices])  # [resamples, 2]
-    if not higher_is_better:
-        return _paired_errors(a, b, draws)
-    draws = _sound(draws)
-    scored = draws[:, 0] > 0
-    shares = np.where(scored, draws[:, 1] / np.where(scored, draws[:, 0], 1.0), 0.0)
-    return Paired(_estimate(b, draws[:, 1]), _estimate(b / a, shares), _estimate(a - b, draws[:, 0] - draws[:, 1]))
+    drawn = Drawn.of(reference, candidate, statistic, rng=rng, resamples=resamples, higher_is_better=higher_is_better)
+    counts = proportions.pairs(reference, candidate)
+    factor = proportions.scale(statistic, reference, candidate) if counts and higher_is_better else None
+    if counts and factor and (counts.lost or counts.gained):
+        drop = _times(proportions.difference(counts), factor)
+        return Paired(drawn.value.interval(), proportions.ratio(counts), drop)
+    return Paired(drawn.value.interval(), drawn.retention.interval(), drawn.drop.interval())
 
 
-def _paired_errors(a: float, b: float, draws: Floats) -> Paired:
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The bootstrap of a candidate beside its reference."""
+
+    value: Draws
+    retention: Draws
+    drop: Draws
+
+    @classmethod
+    def of(
+        cls, reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator,
+        resamples: int = RESAMPLES, higher_is_better: bool = True,
+    ) -> Drawn:  # fmt: skip
+        """Resample both on the same examples."""
+        if len(reference) != len(candidate):
+            raise ValueError(f"{len(reference)} and {len(candidate)} examples cannot be paired")
+        indices = _resampled(len(reference), resamples, rng)
+        a, b = _score(statistic, reference), _score(statistic, candidate)
+        if higher_is_better and a <= 0:
+            raise DataError(
+                f"the reference scores {a:g} on the task's metric, so no share of it can be kept; check that the "
+                f"labels belong to these examples and that the data is preprocessed as in training"
+            )
+        draws = _scores(reference, candidate, statistic, indices)  # [resamples, 2]
+        left_out = _scores(reference, candidate, statistic, _jackknife(len(reference), rng))  # [groups, 2]
+        of = _behind if higher_is_better else _errors
+        (value, retention, drop), jackknife = of(draws, (a, b)), of(left_out, (a, b))
+        point = of(np.array([(a, b)]), (a, b))
+        return cls(*(
+            Draws(float(p[-1]), d, j) for p, d, j in zip(point, (value, retention, drop), jackknife, strict=True)
+        ))  # fmt: skip
+
+
+def independent(
+    reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator,
+    resamples: int = RESAMPLES, higher_is_better: bool = True,
+) -> Draws:  # fmt: skip
+    """Resample how far a candidate fell behind, each model on examples of its own."""
+    sides = [
+        [_score(statistic, rows), *(_call(statistic, rows[i]) for i in _resampled(len(rows), resamples, rng))]
+        for rows in (reference, candidate)
+    ]
+    before, after = map(np.array, sides)
+    drops: Floats = before - after if higher_is_better else after - before
+    return Draws(float(drops[0]), _sound(drops[1:]), np.empty(0))
+
+
+def _behind(scores: Floats, _: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
+    scores = _sound(scores)
+    scored = scores[:, 0] > 0
+    shares = np.where(scored, scores[:, 1] / np.where(scored, scores[:, 0], 1.0), 0.0)
+    return scores[:, 1], shares, scores[:, 0] - scores[:, 1]
+
+
+def _errors(scores: Floats, whole: tuple[float, float]) -> tuple[Floats, Floats, Floats]:
     """Compare two errors. A resample without a score, say with no pair to verify, says nothing and is left out."""
-    scored = draws[np.isfinite(draws).all(axis=1)]
-    before, after = np.concatenate([scored, [(a, b)]]).T  # the last: all examples
+    scored = scores[np.isfinite(scores).all(axis=1)]
+    before, after = np.concatenate([scored, [whole]]).T  # the last: all examples
     shares = np.where(after > 0, before / np.where(after > 0, after, 1.0), 1.0)  # without an error all is kept
-    return Paired(_estimate(b, after), _estimate(float(shares[-1]), shares), _estimate(b - a, after - before))
+    return after, shares, after - before
 
 
 def accuracy(
@@ -113,6 +167,10 @@ def ratio_of_medians(
     return _estimate(float(np.median(a) / np.median(b)), draws)
 
 
+def _scores(reference: Floats, candidate: Floats, statistic: Statistic, indices: Iterable[Array]) -> Floats:
+    return np.array([(_call(statistic, reference[i]), _call(statistic, candidate[i])) for i in indices])
+
+
 def _resampled(n: int, resamples: int, rng: np.random.Generator) -> Iterator[Array]:
     """Yield index arrays [n] drawn with replacement."""
     if n == 0:
@@ -120,15 +178,34 @@ def _resampled(n: int, resamples: int, rng: np.random.Generator) -> Iterator[Arr
     return (rng.integers(0, n, n) for _ in range(resamples))
 
 
+def _jackknife(n: int, rng: np.random.Generator) -> Iterator[Array]:
+    """Yield all indices but those of one of at most ``GROUPS`` groups of about equal size, chosen at random."""
+    group = rng.permutation(n) % min(n, GROUPS)
+    return (np.flatnonzero(group != g) for g in range(min(n, GROUPS) if n > 1 else 0))
+
+
 def _score(statistic: Statistic, rows: Floats) -> float:
-    score = float(statistic(rows))
+    score = _call(statistic, rows)
     if not np.isfinite(score):
         raise RecipeError(f"the metric's statistic gives {score} on {len(rows)} examples; it must give a number")
     return score
 
 
+def _call(statistic: Statistic, rows: Floats) -> float:
+    try:
+        return float(statistic(rows))
+    except Exception as error:
+        raise RecipeError(
+            f"the metric's statistic fails on {len(rows)} examples: {raised_at(error)}{type(error).__name__}: {error}"
+        ) from error
+
+
 def _sound(draws: Floats) -> Floats:
     return np.nan_to_num(draws, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _times(estimate: Estimate, factor: float) -> Estimate:
+    return Estimate(value=factor * estimate.value, low=factor * estimate.low, high=factor * estimate.high)
 
 
 def _blocks(n: int, resamples: int, rng: np.random.Generator) -> Array:

@@ -21,7 +21,12 @@ def render_junit(manifest: Manifest) -> str:
     root = ET.Element("testsuites", name=legible(f"dlc {manifest.name}"))
     for variant in manifest.variants:
         _suite(root, manifest.name, variant)
-    _count(root, list(root.iter("testcase")))
+    count(root, list(root.iter("testcase")))
+    return document(root)
+
+
+def document(root: ET.Element) -> str:
+    """Write an element as a whole file."""
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
@@ -32,18 +37,19 @@ def _suite(root: ET.Element, model: str, variant: VariantRecord) -> None:
     gates = [line for line in found if line.status]
     notes = [line.text for line in found if not line.status]
     if variant.verdict.status == "not built" or not gates:
-        _case(suite, "verdict", Line(variant.verdict.status, "; ".join(notes) or variant.verdict.status))
+        verdict_case(suite, "verdict", Line(variant.verdict.status, "; ".join(notes) or variant.verdict.status))
     for number, line in enumerate(gates, start=1):
-        _case(suite, f"gate {number}", line)
+        verdict_case(suite, f"gate {number}", line)
     if remarks := [*notes, *variant.notes]:
         ET.SubElement(suite, "system-out").text = legible("\n".join(remarks))
-    _count(suite, suite.findall("testcase"))
+    count(suite, suite.findall("testcase"))
 
 
-def _case(suite: ET.Element, name: str, line: Line) -> None:
+def verdict_case(suite: ET.Element, name: str, line: Line) -> None:
+    """Add a test case with the outcome of one line."""
     case = ET.SubElement(suite, "testcase", classname=suite.attrib["name"], name=name, time="0")
     if line.status in OUTCOMES:
-        outcome = ET.SubElement(case, OUTCOMES[line.status], message=legible(line.text))
+        outcome = ET.SubElement(case, OUTCOMES[line.status], message=legible(line.text.partition("\n")[0]))
         if line.status != "not built":
             outcome.set("type", line.status)
             outcome.text = legible(line.text)
@@ -51,7 +57,8 @@ def _case(suite: ET.Element, name: str, line: Line) -> None:
         ET.SubElement(case, "system-out").text = legible(line.text)
 
 
-def _count(element: ET.Element, cases: list[ET.Element]) -> None:
+def count(element: ET.Element, cases: list[ET.Element]) -> None:
+    """State how many cases an element holds, and how they ended."""
     element.set("tests", str(len(cases)))
     for key, tag in (("failures", "failure"), ("errors", "error"), ("skipped", "skipped")):
         element.set(key, str(sum(case.find(tag) is not None for case in cases)))

@@ -16,6 +16,15 @@ _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 def render_markdown(manifest: Manifest) -> str:
     """Render a manifest as Markdown; what comes from a user's model is escaped."""
+    headers, rows = table.verdict_rows(manifest)
+    return render(
+        "summary.md.j2", m=manifest, headline=table.headline(manifest), best=table.best(manifest), headers=headers,
+        rows=rows, lines=table.lines,
+    )  # fmt: skip
+
+
+def render(template: str, **values: object) -> str:
+    """Fill in a template of this folder, which has ``cell`` to escape with and the symbols of verdicts."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(  # noqa: S701 - not HTML: the filter ``cell`` escapes for Markdown
@@ -23,11 +32,7 @@ def render_markdown(manifest: Manifest) -> str:
         keep_trailing_newline=True,
     )  # fmt: skip
     environment.filters["cell"] = cell
-    headers, rows = table.verdict_rows(manifest)
-    page = environment.get_template("summary.md.j2").render(
-        m=manifest, headline=table.headline(manifest), best=table.best(manifest), headers=headers, rows=rows,
-        lines=table.lines, symbols=SYMBOLS,
-    )  # fmt: skip
+    page = environment.get_template(template).render(symbols=SYMBOLS, **values)
     return re.sub(r"\n{3,}", "\n\n", page)
 
 

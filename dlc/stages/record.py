@@ -88,7 +88,7 @@ def to_manifest(
         source=manifest.SourceRecord(kind=exported.kind, sha256=exported.sha256, parity=exported.parity),
         target=manifest.TargetRecord(**asdict(target)),
         measured_on=manifest.TargetRecord(**asdict(here)),
-        versions={"dlc": __version__, **_versions()},
+        versions={"dlc": __version__, **installed()},
         interface=manifest.Interfaces(
             inputs=tuple(map(str, interface.inputs)), outputs=tuple(map(str, interface.outputs))
         ),
@@ -171,6 +171,7 @@ def _data_record(role: str, dataset: Dataset, found: DataSummary) -> manifest.Da
     return msgspec.convert({**plain, "sha256": found.sha256}, manifest.DataRecord)
 
 
-def _versions() -> dict[str, str]:
+def installed() -> dict[str, str]:
+    """Return the versions, here, of the packages that a result may depend on."""
     found = {d.metadata["Name"].lower().replace("_", "-"): d.version for d in metadata.distributions()}
     return {name: found[name] for name in TOOLS if name in found}

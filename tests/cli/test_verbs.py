@@ -164,13 +164,13 @@ def test_verify_checks_the_memory_plan(cli: Cli, artifact: Path) -> None:
 def test_bench_times_at_the_recipe_s_sizes(artifact: Path) -> None:
     """Typical batch 4; at 1 the same model does a quarter of the work, which the fed shapes show, not the clock."""
     from dlc.artifact import read_golden
-    from dlc.bench import _example, _sizes, _subjects
+    from dlc.bench import _example, _subjects, sizes_to_time
     from dlc.interface import Interface, TensorType
 
     subjects = list(_subjects(artifact))
     interface = Interface((TensorType("x", "float32", ("batch", 128)),), ())
     example = _example(subjects)
     assert example["x"].shape == read_golden(artifact / "fp32")[0][0]["x"].shape == (4, 128)
-    assert _sizes(interface, example, {}) == {"batch": 4}
-    assert _sizes(interface, example, {"batch": 2}) == {"batch": 2}
-    assert _sizes(interface, {}, {}) == {"batch": 1}
+    assert sizes_to_time(interface, example, {}) == {"batch": 4}
+    assert sizes_to_time(interface, example, {"batch": 2}) == {"batch": 2}
+    assert sizes_to_time(interface, {}, {}) == {"batch": 1}

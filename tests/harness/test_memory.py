@@ -52,6 +52,14 @@ def test_running_is_part_of_the_peak(large: Path) -> None:
     assert ran > loaded
 
 
+def test_cold_start_and_first_call_are_timed_apart(large: Path) -> None:
+    feeds = {"file": np.ones(1, np.float32)}
+    loaded, ran = (peak_rss(large, SessionConfig(), feeds, runs=runs) for runs in (0, 1))
+    assert loaded.load_ms > 0
+    assert loaded.first_ms == 0
+    assert ran.first_ms > 0
+
+
 def test_parents_memory_does_not_count(small: Path, one_digit: Feeds) -> None:
     ballast = np.ones(WEIGHT, np.float64)  # 256 MiB in this process while the child starts
     assert peak_rss(small, SessionConfig(), one_digit).peak < ballast.nbytes

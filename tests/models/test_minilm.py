@@ -47,6 +47,20 @@ def test_missing_packages_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -> N
         minilm.recipe()
 
 
+def test_its_data_need_no_torch() -> None:
+    if any(find_spec(p) is None for p in minilm.PACKAGES[:2]):
+        pytest.skip("needs the zoo extra")
+    code = (
+        "import importlib.util as u; find = u.find_spec\n"
+        "u.find_spec = lambda name, *a: None if name in ('torch', 'transformers') else find(name, *a)\n"
+        "import sys; from dlc.models import minilm; recipe = minilm.recipe()\n"
+        "next(iter(recipe.calibration.batches()))\n"
+        "print('torch' in sys.modules, 'to compile it, not to gate it, takes torch, transformers' in recipe.notes[-1])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
+
+
 def test_pairs_are_read_and_ordered(tmp_path: Path) -> None:
     longer = ROW.replace("2.500", "1.0").replace("A girl is styling her hair.", 'She said: "a girl is styling hair".')
     path = tmp_path / "sts.csv"

@@ -1,0 +1,96 @@
+"""dlc gate ARTIFACT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dlc.cli.common import Format, common, print_json, progress
+
+if TYPE_CHECKING:
+    from dlc.gate.flow import Outcome
+
+
+@click.command(short_help="Measure an artifact anew and judge it, by its gates and against a baseline: for CI.")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@click.option("--baseline", type=click.Path(path_type=Path),
+              help="Baseline file, or an earlier artifact, which is then measured in the same run.")  # fmt: skip
+@click.option("--update-baseline", is_flag=True, help="Write the baseline instead, unless a gate fails.")
+@click.option("-r", "--recipe", "recipe_file", metavar="RECIPE",
+              help="Recipe with data, metric and gates. Default: dlc.toml's, else the zoo's of that name.")  # fmt: skip
+@click.option("--config", type=click.Path(path_type=Path, dir_okay=False),
+              help="Default: dlc.toml, or [tool.dlc] in pyproject.toml, here or above.")  # fmt: skip
+@click.option("--variants", help="Comma-separated. Default: all that were built.")
+@click.option("--junit", type=click.Path(path_type=Path, dir_okay=False), help="JUnit XML to write.")
+@click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Markdown summary to write.")
+@click.option("--record", type=click.Path(path_type=Path, dir_okay=False),
+              help="History to append to, a JSON line a run; a picture of the trend is drawn beside it.")  # fmt: skip
+@click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size at which it is timed; may be repeated.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of inputs and resampling.")
+@common
+def command(
+    artifact: Path, baseline: Path | None, update_baseline: bool, recipe_file: str | None, config: Path | None,
+    variants: str | None, junit: Path | None, summary: Path | None, record: Path | None, dims: tuple[str, ...],
+    seed: int, form: Format, verbose: int,
+) -> int:  # fmt: skip
+    """Measure ARTIFACT, a folder that dlc compile wrote, and judge every variant. Needs no torch.
+
+    Exit code 0 if every gate holds, 1 if one fails, 5 if one is inconclusive.
+
+    \b
+        dlc gate build/digits-cnn --baseline baselines/digits-cnn.json --update-baseline
+        dlc gate build/digits-cnn --baseline baselines/digits-cnn.json --junit gate.xml --summary gate.md
+    """
+    from dlc.artifact import Artifact
+    from dlc.bench import parse_dims
+    from dlc.config import find
+    from dlc.gate.flow import as_json, gate
+    from dlc.gate.history import append
+    from dlc.gate.settings import settings
+    from dlc.report.gate_junit import render_gate_junit
+    from dlc.report.gate_summary import render_gate_summary
+    from dlc.report.write import write_text
+
+    loaded = Artifact.load(artifact)
+    chosen = settings(
+        loaded.manifest.name, find(config), recipe_file=recipe_file, artifact=artifact, baseline=baseline,
+        variants=variants, dims=parse_dims(dims), seed=seed,
+    )  # fmt: skip
+    if update_baseline and chosen.baseline is None:
+        raise click.UsageError("--update-baseline needs --baseline: the file to write")
+    with progress() as bar:
+        outcome = gate(
+            loaded, chosen.recipe, chosen.limits, chosen.how, against=chosen.baseline, update=update_baseline,
+            progress=bar,
+        )  # fmt: skip
+    if junit is not None:
+        write_text(junit, render_gate_junit(outcome))
+    if summary is not None:
+        write_text(summary, render_gate_summary(outcome))
+    if record is not None:
+        append(record, outcome)
+    if form == "json":
+        print_json(as_json(outcome))
+    else:
+        _print(outcome, verbose)
+    return outcome.exit_code
+
+
+def _print(outcome: Outcome, verbose: int) -> None:
+    blames = outcome.blame_of()
+    for line in outcome.lines:
+        if line.status or verbose:
+            click.echo(str(line))
+        if (blame := blames.get(line.name)) is not None:
+            click.echo(f"  {blame.words}: {blame.because}")
+            for suspect in blame.suspects:
+                click.echo(f"  changed: {suspect}")
+            click.echo(f"  next: {blame.next}")
+    if verbose:
+        for change in outcome.changes:
+            click.echo(f"changed: {f'{change.variant}: ' if change.variant else ''}{change.text}")
+    if outcome.written is not None:
+        click.echo(f"baseline: {outcome.written}")
+    click.echo(f"{outcome.now.model}: {outcome.status}")

@@ -1,0 +1,1 @@
+"""The gate: an artifact measured anew, judged by its recipe's gates and against a baseline, for CI."""

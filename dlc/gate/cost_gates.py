@@ -1,0 +1,176 @@
+"""Gates on latency, throughput, size and memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from dlc.gate.limits import Limits
+from dlc.gate.lines import Decided, Line
+from dlc.gate.observation import Observation, VariantSeen
+from dlc.harness import sittings
+from dlc.harness.sittings import Shift, shift
+from dlc.manifest import Status
+from dlc.report import numbers
+
+FLOORS = 2
+"""A latency must be worse than its limit by so many noise floors to fail: as often as A strays from A by that, chance
+alone would have moved it; about one sitting in twenty."""
+BUSY = 0.1
+"""Share of the time without a CPU above which no latency fails: caches that others emptied cost each model another
+share. Measured: with the time-slices of nine other processes the ratio of digits-cnn moved by 4 to 6 %."""
+STEADY = 1.10
+"""The reference, the same model in both runs, may take this factor longer or shorter than when the baseline was
+recorded; beyond it the machine is another or otherwise busy, and a ratio may have moved with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """All gates on costs of one run. ``same``: the baseline was measured in the same sittings."""
+
+    now: Observation
+    before: Observation | None
+    limits: Limits
+    same: bool = False
+
+    def of(self, variant: VariantSeen) -> Iterator[Decided]:
+        """Judge one variant."""
+        if variant.precision != self.now.reference:
+            yield from self._against_reference(variant)
+        earlier = self.before.variant(variant.precision) if self.before else None
+        if earlier is not None and self.before is not None:
+            if variant.precision != self.now.reference or self.same:
+                yield self._speed(variant, earlier, self.before)
+            else:
+                yield Decided(self._reference_speed(variant, self.before))
+            yield Decided(self._growth(variant, earlier))
+            yield Decided(self._memory(variant, earlier))
+
+    def _against_reference(self, variant: VariantSeen) -> Iterator[Decided]:
+        gates, stock = self.limits.recipe, self.now.stock_ratio
+        if gates.max_latency_ratio is not None:
+            ratio, limit = variant.timing.ratio, gates.max_latency_ratio / (stock or 1.0)
+            clear = limit * math.exp(FLOORS * sittings.spread(self.now.again))
+            over = ratio.low > limit and ratio.value > clear
+            status: Status = "pass" if ratio.high <= limit else "fail" if over else "inconclusive"
+            said = f" ({gates.max_latency_ratio:g}× of stock, of which fp32 took {stock:.3f}×)" if stock else ""
+            if status == "fail" and (why := self._unfit(variant, None)) is not None:
+                status, said = "inconclusive", f"{said}; {why}"
+            beyond = shift(variant.timing.logs, [math.log(limit)] * len(variant.timing.logs), same=True)
+            yield Decided(Line(
+                variant=variant.precision, gate="latency", status=status, value=ratio.value, low=ratio.low,
+                high=ratio.high, limit=limit, reason=f"{numbers.ratio(ratio)} of fp32, at most {limit:.3f}×{said}",
+            ), beyond.slower)  # fmt: skip
+        reference = self.now.variant(self.now.reference)
+        if gates.max_size_ratio is not None and reference is not None:
+            share = variant.size.bytes / reference.size.bytes
+            status = "pass" if share <= gates.max_size_ratio else "fail"
+            reason = f"{numbers.size(variant.size.bytes)}, {share:.3f}× of fp32, at most {gates.max_size_ratio:g}×"
+            yield Decided(Line(
+                variant=variant.precision, gate="size", status=status, value=share, limit=gates.max_size_ratio,
+                reason=reason,
+            ))  # fmt: skip
+
+    def _speed(self, variant: VariantSeen, earlier: VariantSeen, before: Observation) -> Decided:
+        """Compare the ratio to FP32 now with the one then: what slows both alike cancels."""
+        gate = f"{self.limits.objective} since baseline"
+        if (unlike := self._unlike(before)) is not None:
+            return Decided(Line(
+                variant=variant.precision, gate=gate, status=None,
+                reason=f"{unlike}, where times say nothing of these; record a baseline on this kind of machine",
+            ))  # fmt: skip
+        floor = max(sittings.spread(self.now.again), sittings.spread(before.again))
+        if self.limits.objective == "throughput":
+            now, then = ([-x for x in v.timing.throughput] for v in (variant, earlier))
+            what = "time per example"
+        else:
+            now, then, what = list(variant.timing.logs), list(earlier.timing.logs), "latency"
+        if not now or not then:
+            return Decided(Line(
+                variant=variant.precision, gate=gate, status="inconclusive",
+                reason="the baseline holds no throughput: write it anew with --update-baseline",
+            ))  # fmt: skip
+        moved = shift(now, then, same=self.same, floor=floor)
+        return self._judged(variant, gate, moved, floor, before, what)
+
+    def _judged(
+        self, variant: VariantSeen, gate: str, moved: Shift, floor: float, before: Observation, what: str
+    ) -> Decided:
+        limit, factor = self.limits.max_slowdown, moved.factor
+        clear = limit * math.exp(FLOORS * floor)
+        status: Status = "pass" if factor.high <= limit else "fail" if factor.value > clear else "inconclusive"
+        text = (
+            f"{what} {numbers.ratio(factor)} of the baseline's, at most {limit:g}× "
+            f"({numbers.ratio(variant.timing.ratio)} of fp32; A against A ±{100 * floor:.1f} %)"
+        )
+        if status == "fail" and (why := self._unfit(variant, before)) is not None:
+            status, text = "inconclusive", f"{text}; {why}"
+        elif status == "inconclusive" and factor.value > limit:
+            text += "; the machine is too noisy to tell"
+        return Decided(Line(
+            variant=variant.precision, gate=gate, status=status, value=factor.value, low=factor.low,
+            high=factor.high, limit=limit, reason=text,
+        ), moved.slower)  # fmt: skip
+
+    def _unfit(self, variant: VariantSeen, before: Observation | None) -> str | None:
+        """Say why this machine, or the one of the baseline, cannot make a latency fail; None if it can."""
+        if (away := max(self.now.away, before.away if before else 0.0)) > BUSY:
+            return f"the CPU did something else for {100 * away:.0f} % of the time: the machine is busy"
+        if 2 * variant.timing.settled < len(variant.timing.logs):
+            return f"the warm-up came to an end in {variant.timing.settled} of {len(variant.timing.logs)} sittings only"
+        drift = 1.0 if self.same or before is None else self.now.reference_ms / before.reference_ms
+        if max(drift, 1 / drift) > STEADY:
+            return f"fp32 itself takes {drift:.2f}× what it took then: the machine is another, or busy"
+        return None
+
+    def _reference_speed(self, variant: VariantSeen, before: Observation) -> Line:
+        factor = self.now.reference_ms / before.reference_ms
+        reason = (
+            f"{numbers.milliseconds(self.now.reference_ms)}, {factor:.3f}× of when the baseline was recorded; times of "
+            "another run decide nothing: name the earlier artifact as --baseline to time both in turns"
+        )
+        return Line(variant=variant.precision, gate="latency since baseline", status=None, value=factor, reason=reason)
+
+    def _unlike(self, before: Observation) -> str | None:
+        """Say why times are not comparable, None where they are."""
+        if self.same:
+            return None
+        now, then = self.now.measured_on, before.measured_on
+        for what in ("arch", "isa", "threads"):
+            if (a := getattr(then, what)) != (b := getattr(now, what)):
+                return f"the baseline was recorded with {what} {_words(a)}, this is {_words(b)}"
+        if dict(self.now.dims) != dict(before.dims):
+            return f"the baseline was timed at {_dims(before)}, this is {_dims(self.now)}"
+        if self.now.concurrency != before.concurrency:
+            return f"the baseline was timed with {before.concurrency} calls at once, this with {self.now.concurrency}"
+        return None
+
+    def _growth(self, variant: VariantSeen, earlier: VariantSeen) -> Line:
+        return self._grown(
+            variant, "size since baseline", variant.size.bytes, earlier.size.bytes, self.limits.max_growth,
+            f", {numbers.size(variant.size.compressed_bytes)} compressed",
+        )  # fmt: skip
+
+    def _memory(self, variant: VariantSeen, earlier: VariantSeen) -> Line:
+        now, then = (min(v.memory.peak_bytes) for v in (variant, earlier))
+        return self._grown(
+            variant, "peak memory since baseline", now, then, self.limits.max_memory_growth,
+            f", of it {numbers.size(variant.memory.runtime_bytes)} the runtime",
+        )  # fmt: skip
+
+    def _grown(self, variant: VariantSeen, gate: str, now: int, then: int, limit: float, more: str) -> Line:
+        factor = now / then
+        reason = f"{numbers.size(now)}{more}: {factor:.3f}× of the baseline's {numbers.size(then)}, at most {limit:g}×"
+        return Line(
+            variant=variant.precision, gate=gate, status="pass" if factor <= limit else "fail", value=factor,
+            limit=limit, reason=reason,
+        )  # fmt: skip
+
+
+def _words(value: object) -> str:
+    return "+".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+
+
+def _dims(seen: Observation) -> str:
+    return ", ".join(f"{name}={size}" for name, size in seen.dims.items()) or "the fixed shape"

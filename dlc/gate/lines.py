@@ -1,0 +1,88 @@
+"""One line per gate: the number, its limit, its interval and the reason; and the correction for there being several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from dlc.harness.judge import worst
+from dlc.harness.proportions import ALPHA, holm
+from dlc.manifest import Record, Status
+
+CODES = {"pass": 0, "fail": 1, "inconclusive": 5}
+
+
+class Line(Record, frozen=True, kw_only=True):
+    """One gate's outcome. ``status`` null: a remark that decides nothing. ``limit`` is in the unit of ``value``."""
+
+    variant: str
+    gate: str
+    status: Status | None
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    limit: float | None = None
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """``int8/latency``: the same in every run, whatever was measured."""
+        return f"{self.variant}/{self.gate}"
+
+    def __str__(self) -> str:
+        return f"{self.status or 'note'}: {self.name}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A line that chance could make fail, and the p-value that it has no reason to.
+
+    ``power``: what the data could tell at all, for a line that stays open.
+    """
+
+    line: Line
+    p: float | None = None
+    power: str = ""
+
+
+def corrected(found: Iterable[Decided]) -> list[Line]:
+    """Let a failure stand only if it is beyond chance among all gates of its family (Holm), at 5 % together.
+
+    There are two families: what changed since the baseline, and what the recipe asks beside FP32.
+    """
+    tested = list(found)
+    families = [
+        [t for t in tested if t.p is not None and ("baseline" in t.line.gate) == since] for since in (True, False)
+    ]
+    adjusted = {
+        id(t): (p, len(family))
+        for family in families
+        for t, p in zip(family, holm([t.p for t in family if t.p is not None]), strict=True)
+    }
+    return [_with_power(_corrected(t.line, *adjusted.get(id(t), (None, 0))), t.power) for t in tested]
+
+
+def _with_power(line: Line, power: str) -> Line:
+    if line.status != "inconclusive" or not power:
+        return line
+    return msgspec.structs.replace(line, reason=f"{line.reason}; {power}")
+
+
+def _corrected(line: Line, p: float | None, family: int) -> Line:
+    if line.status != "fail" or p is None or p < ALPHA:
+        return line
+    reason = f"{line.reason}; not beyond chance (p = {p:.2g} among {family} gates, {ALPHA:g} asked)"
+    return msgspec.structs.replace(line, status="inconclusive", reason=reason)
+
+
+def exit_code(lines: Sequence[Line]) -> int:
+    """Return 1 if a gate fails, 5 if one is inconclusive, else 0."""
+    return CODES[status(lines)]
+
+
+def status(lines: Sequence[Line]) -> Status:
+    """Return the worst; inconclusive if nothing was decided."""
+    decided = [line.status for line in lines if line.status]
+    return worst(decided) if decided else "inconclusive"

@@ -1,0 +1,150 @@
+"""What one measurement of an artifact found: the numbers, and all that could explain a change of them."""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from collections.abc import Mapping
+from typing import Self
+
+import numpy as np
+
+from dlc.manifest import Agreement, Estimate, ExpectationRecord, Interfaces, Record, Size, SourceRecord, TargetRecord
+from dlc.runtimes.session import SessionConfig
+from dlc.types import Floats
+
+
+class Rows(Record, frozen=True, kw_only=True):
+    """A metric's values per example, [examples, width]: float64, little-endian, zlib, base64."""
+
+    examples: int
+    width: int
+    packed: str
+
+    @classmethod
+    def of(cls, rows: Floats) -> Self:
+        """Pack rows."""
+        packed = base64.b64encode(zlib.compress(np.ascontiguousarray(rows, "<f8").tobytes())).decode()
+        return cls(examples=len(rows), width=rows.shape[1], packed=packed)
+
+    def unpack(self) -> Floats:
+        """Return the rows, bit for bit."""
+        plain = np.frombuffer(zlib.decompress(base64.b64decode(self.packed)), "<f8")
+        return plain.reshape(self.examples, self.width).astype(np.float64)
+
+
+class Score(Record, frozen=True, kw_only=True):
+    """The task metric on the evaluation data."""
+
+    metric: str
+    unit: str
+    higher_is_better: bool
+    value: Estimate
+    rows: Rows
+
+
+class Timing(Record, frozen=True, kw_only=True):
+    """Latency. ``logs``: log of the ratio to the reference, one a sitting; percentiles are of single calls.
+
+    ``throughput``: the same logs of examples per second, where that is the objective. ``load_ms``, ``first_ms``: cold
+    start and first call, in a process of its own. ``settled``: in how many sittings the warm-up came to an end.
+    """
+
+    logs: tuple[float, ...]
+    ratio: Estimate
+    p50_ms: float
+    p90_ms: float | None
+    p99_ms: float | None
+    calls: int
+    warm_up: int
+    settled: int
+    load_ms: float
+    first_ms: float
+    throughput: tuple[float, ...] = ()
+    per_second: float | None = None
+
+
+class Resident(Record, frozen=True, kw_only=True):
+    """Peak resident sets of processes that each load and run only this model, and what the bare runtime took."""
+
+    peak_bytes: tuple[int, ...]
+    runtime_bytes: int
+
+
+class PassSeen(Record, frozen=True, kw_only=True):
+    """One pass: its options, and the nodes at which it was applied."""
+
+    name: str
+    options: Mapping[str, str]
+    applied: tuple[str, ...]
+
+
+class VariantSeen(Record, frozen=True, kw_only=True):
+    """One variant: what it is made of, and how it did.
+
+    ``files``: SHA-256 by name. ``outputs``: SHA-256 of every output on the data. ``golden``: largest relative error of
+    its golden vectors here, with the bound that they must keep.
+    """
+
+    precision: str
+    files: Mapping[str, str]
+    session: SessionConfig
+    passes: tuple[PassSeen, ...]
+    kept: tuple[str, ...]
+    converted: Mapping[str, int]
+    left: tuple[str, ...]
+    fault: str | None = None
+    score: Score | None = None
+    agreement: Agreement | None = None
+    outputs: str = ""
+    golden: tuple[float, float] | None = None
+    timing: Timing
+    size: Size
+    memory: Resident
+
+
+class DataSeen(Record, frozen=True, kw_only=True):
+    """The evaluation data: ``sizes`` has the least and the largest size of every dynamic dimension in it."""
+
+    name: str
+    sha256: str
+    examples: int
+    sizes: Mapping[str, tuple[int, int]]
+
+
+class Observation(Record, frozen=True, kw_only=True):
+    """One artifact, measured. ``reference``: the variant that ratios are against.
+
+    ``versions`` are those here, ``compiled_with`` the compiler's.
+    ``again``: log of the reference's latency against a second session of itself, one a sitting.
+    ``away``: share of the time in which the system ran something else on the CPU, of models of one thread.
+    ``stated``: what the manifest says of the reference: its accuracy, and its latency as a ratio to stock ONNX Runtime.
+    """
+
+    model: str
+    seed: int
+    objective: str
+    concurrency: int
+    dims: Mapping[str, int]
+    source: SourceRecord
+    target: TargetRecord
+    compiled_on: TargetRecord
+    measured_on: TargetRecord
+    versions: Mapping[str, str]
+    compiled_with: Mapping[str, str]
+    interface: Interfaces
+    calibration: str | None
+    data: DataSeen | None
+    reference: str
+    reference_ms: float
+    again: tuple[float, ...]
+    away: float
+    stated: Estimate | None
+    stated_data: str | None
+    stock_ratio: float | None
+    fusions: tuple[ExpectationRecord, ...]
+    variants: tuple[VariantSeen, ...]
+
+    def variant(self, precision: str) -> VariantSeen | None:
+        """Return one variant, None where there is none."""
+        return next((v for v in self.variants if v.precision == precision), None)

@@ -1,0 +1,102 @@
+"""Times all models of a gate, in sittings with sessions of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from dlc.artifact import read_golden
+from dlc.bench import sizes_to_time
+from dlc.gate.observation import Timing
+from dlc.gate.subjects import Judged, seeded
+from dlc.harness import sittings
+from dlc.harness.measure import can_pin, pinned
+from dlc.harness.memory import Rss
+from dlc.harness.sittings import Load, Sitting
+from dlc.interface import Interface
+from dlc.progress import Progress, track
+from dlc.runtimes.base import Runner
+from dlc.types import Feeds, Floats
+
+AGAIN = "again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class How:
+    """``variants``: None for all. ``dims``: sizes to time at, where not the recipe's typical ones."""
+
+    variants: tuple[str, ...] | None = None
+    seed: int = 0
+    objective: str = "latency"
+    concurrency: int = 1
+    dims: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """All sittings, the inputs that were fed, and the single calls of each model in milliseconds."""
+
+    feeds: Feeds
+    dims: Mapping[str, int]
+    sittings: Sequence[Sitting]
+    calls: Mapping[str, Floats]
+    reference: str
+
+    @property
+    def again(self) -> tuple[float, ...]:
+        """Log of the reference's latency against its second session, of each sitting."""
+        return tuple(s.log_ratio(AGAIN, self.reference) for s in self.sittings)
+
+    @property
+    def away(self) -> float:
+        """Share of the time in which the system ran something else; 0 where models use several threads."""
+        return float(np.median([s.away for s in self.sittings]))
+
+    @property
+    def reference_ms(self) -> float:
+        """Median latency of the reference over the sittings, in milliseconds."""
+        return float(np.median([s.median_ms(self.reference) for s in self.sittings]))
+
+    def timing(self, name: str, start: Rss) -> Timing:
+        """Put on record how one model did."""
+        logs = tuple(s.log_ratio(name, self.reference) for s in self.sittings)
+        rates = [s.per_second.get(name, 0.0) for s in self.sittings]
+        base = [s.per_second.get(self.reference, 0.0) for s in self.sittings]
+        counted = min([*rates, *base]) > 0
+        calls = self.calls[name]
+        return Timing(
+            logs=logs, ratio=sittings.ratio(logs), calls=len(calls),
+            p50_ms=float(np.median(calls)), p90_ms=sittings.percentile(calls, 90),
+            p99_ms=sittings.percentile(calls, 99), load_ms=start.load_ms, first_ms=start.first_ms,
+            warm_up=max(s.samples[name].warm_up for s in self.sittings),
+            settled=sum(s.samples[name].settled for s in self.sittings),
+            throughput=tuple(float(np.log(a / b)) for a, b in zip(rates, base, strict=True)) if counted else (),
+            per_second=float(np.median(rates)) if counted else None,
+        )  # fmt: skip
+
+
+def time(everyone: Sequence[Judged], interface: Interface, how: How, progress: Progress) -> Timed:
+    """Time every model against the reference, the first, and the reference against itself."""
+    reference, rng = everyone[0], np.random.default_rng(how.seed)
+    dims = sizes_to_time(interface, read_golden(reference.subject.folder)[0][0], how.dims)
+    feeds = seeded(reference, interface, dims, how.seed)
+    examples = next((len(a) for a in feeds.values() if a.ndim), 1)
+    load = Load(how.concurrency, examples) if how.objective == "throughput" else None
+
+    @contextmanager
+    def opened() -> Iterator[Mapping[str, Runner]]:
+        with ExitStack() as stack:
+            runners = {s.name: stack.enter_context(s.subject.runner()) for s in everyone}
+            yield {**runners, AGAIN: stack.enter_context(reference.subject.runner())}
+
+    progress.stage("measure latency", sittings.SITTINGS)
+    found = list(track(progress, sittings.sit(opened, feeds, load=load, rng=rng)))
+    calls: dict[str, Floats] = {}
+    with opened() as runners, pinned(only=can_pin(runners.values())):
+        for name, runner in runners.items():
+            if name != AGAIN:
+                calls[name] = sittings.distribution(lambda infer=runner.infer: infer(feeds))  # type: ignore[misc]
+    return Timed(feeds, dims, found, calls, reference.name)

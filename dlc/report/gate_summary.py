@@ -1,0 +1,64 @@
+"""The outcome of a gate as Markdown: a comment on a pull request that says what broke, since when, and why."""
+
+from __future__ import annotations
+
+from dlc.gate.flow import Outcome
+from dlc.gate.observation import VariantSeen
+from dlc.manifest import Estimate
+from dlc.report import numbers
+from dlc.report.markdown import render
+
+HEADERS = ("variant", "metric", "latency", "p50", "p90", "p99", "cold start", "first call", "size", "peak memory")
+
+
+def render_gate_summary(outcome: Outcome) -> str:
+    """Render an outcome; what comes from a user's model is escaped."""
+    counts = [(s, sum(line.status == s for line in outcome.lines)) for s in ("fail", "inconclusive", "pass")]
+    decided = sum(n for _, n in counts)
+    words = {"fail": "failed", "inconclusive": "inconclusive", "pass": "passed"}
+    return render(
+        "gate.md.j2", o=outcome, now=outcome.now, before=outcome.before, blames=outcome.blame_of(),
+        bad=[line for line in outcome.lines if line.status in ("fail", "inconclusive")],
+        counted=f"{decided} gates: " + ", ".join(f"{n} {words[s]}" for s, n in counts if n),
+        headers=HEADERS, rows=[_row(v, outcome) for v in outcome.now.variants],
+        floor=numbers.percent(_floor(outcome), 1),
+    )  # fmt: skip
+
+
+def _row(variant: VariantSeen, outcome: Outcome) -> tuple[str, ...]:
+    timing, earlier = variant.timing, None
+    if outcome.before is not None:
+        earlier = outcome.before.variant(variant.precision)
+    score, then = variant.score, earlier.score if earlier else None
+    metric = numbers.ABSENT if score is None else numbers.metric(score.value, score.unit)
+    ratio = "1×" if variant.precision == outcome.now.reference else numbers.ratio(timing.ratio)
+    return (
+        variant.precision,
+        metric + _since(score.value if score else None, then.value if then else None),
+        ratio + _since(timing.ratio, earlier.timing.ratio if earlier else None, digits=3),
+        *(numbers.ABSENT if t is None else numbers.milliseconds(t) for t in (
+            timing.p50_ms, timing.p90_ms, timing.p99_ms, timing.load_ms, timing.first_ms,
+        )),
+        _size(variant, earlier),
+        numbers.size(min(variant.memory.peak_bytes)),
+    )  # fmt: skip
+
+
+def _size(variant: VariantSeen, earlier: VariantSeen | None) -> str:
+    now = numbers.size(variant.size.bytes)
+    changed = earlier is not None and earlier.size.bytes != variant.size.bytes
+    return f"{now} (was {numbers.size(earlier.size.bytes)})" if changed and earlier else now
+
+
+def _since(now: Estimate | None, then: Estimate | None, digits: int = 2) -> str:
+    """Say what it was, where the printed number differs."""
+    if now is None or then is None:
+        return ""
+    a, b = (f"{e.value:.{digits}f}" for e in (then, now))
+    return f" (was {a})" if a != b else ""
+
+
+def _floor(outcome: Outcome) -> float:
+    from dlc.harness.sittings import spread
+
+    return spread(outcome.now.again)

@@ -1,0 +1,119 @@
+"""The history of a gate as one SVG of its own: metric, latency, size and memory of each variant over the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from xml.etree import ElementTree as ET
+
+from dlc.gate.history import Entry, Point
+from dlc.manifest import Estimate
+from dlc.report.svg import Picture, Scale, tick_label
+
+WIDTH, PANEL, TOP, LEFT, RIGHT, BOTTOM = 760.0, 118.0, 34.0, 84.0, 110.0, 46.0
+SHOWN = 60
+"""Latest runs that are drawn."""
+STYLE = """
+svg { --page: #fff; --ink: #1b2027; --muted: #5a6470; --line: #dde2e8; --fail: #a82a00;
+  --s0: #0072b2; --s1: #d55e00; --s2: #009e73; --s3: #cc79a7; --s4: #e69f00; --s5: #56b4e9; background: var(--page); }
+@media (prefers-color-scheme: dark) { svg { --page: #12161b; --ink: #e8ecf1; --muted: #a0abb8; --line: #2f3842;
+  --fail: #ffa584; --s0: #4ea9e3; --s1: #f28a4d; --s2: #2fc496; --s3: #e0a3c6; --s4: #f2b83f; --s5: #93d3f7; } }
+text { font: 12px system-ui, "Liberation Sans", Arial, sans-serif; fill: var(--ink); }
+.tick, .axis { fill: var(--muted); } .label { font-weight: 600; } .failed { fill: var(--fail); font-weight: 700; }
+path { fill: none; } .grid { stroke: var(--line); }
+.s0 { --c: var(--s0); } .s1 { --c: var(--s1); } .s2 { --c: var(--s2); }
+.s3 { --c: var(--s3); } .s4 { --c: var(--s4); } .s5 { --c: var(--s5); }
+.mark, path.key { fill: var(--c); stroke: var(--page); }
+.spread { stroke: var(--c); stroke-opacity: .45; stroke-width: 4; }
+.course { stroke: var(--c); stroke-width: 1.5; }
+"""
+
+Value = Callable[[Point], Estimate | None]
+
+
+def trend(entries: Sequence[Entry]) -> str:
+    """Draw the latest runs, oldest left; a run whose gate failed is crossed below the axis."""
+    runs = entries[-SHOWN:]
+    variants = list(dict.fromkeys(p for e in runs for p in e.points))
+    metric = next((f"{e.metric}{', %' if e.unit == '%' else ''}" for e in reversed(runs) if e.metric), None)
+    panels: dict[str, Value] = {
+        **({metric: lambda p: p.metric} if metric else {}),
+        "latency, × of fp32": lambda p: None if p.latency.low == p.latency.high else p.latency,  # fp32's own is 1
+        "size, MiB": lambda p: _exact(p.bytes / 2**20),
+        "peak memory, MiB": lambda p: _exact(p.peak_bytes / 2**20),
+    }
+    height = TOP + PANEL * len(panels) + BOTTOM
+    picture = Picture(WIDTH, height, f"Trend of {runs[-1].model} over {len(runs)} runs")
+    picture.root.set("xmlns", "http://www.w3.org/2000/svg")
+    picture.root.set("width", f"{WIDTH:g}")
+    picture.root.insert(0, _style())
+    x = Scale(0, max(len(runs) - 1, 1), LEFT + 8, WIDTH - RIGHT)
+    picture.text(LEFT, 16, f"{runs[-1].model}: {len(runs)} runs, {_commit(runs[0])} to {_commit(runs[-1])}", "label")
+    for index, (name, value) in enumerate(panels.items()):
+        _panel(picture, name, TOP + PANEL * index, x, runs, variants, value)
+    _axis(picture, x, runs, TOP + PANEL * len(panels))
+    return str(picture.markup()) + "\n"
+
+
+def _panel(
+    picture: Picture, name: str, top: float, x: Scale, runs: Sequence[Entry], variants: Sequence[str], value: Value
+) -> None:
+    found = {v: _series(runs, v, value) for v in variants}
+    known = [e for series in found.values() for e in series.values()]
+    if not known:
+        return
+    low, high = min(e.low for e in known), max(e.high for e in known)
+    room = (high - low) * 0.08 or max(abs(high), 1e-9) * 0.02
+    y = Scale(low - room, high + room, top + PANEL - 14, top + 20)
+    picture.text(LEFT, top + 12, name, "axis")
+    ticks = y.ticks(4)
+    for tick in ticks:
+        picture.line(LEFT, y(tick), WIDTH - RIGHT + 8, y(tick), "grid")
+        picture.text(LEFT - 6, y(tick) + 4, tick_label(tick, ticks), "tick", "end")
+    for which, (variant, series) in enumerate(found.items()):
+        if not series:
+            continue
+        picture.path([(x(i), y(e.value)) for i, e in series.items()], f"course s{which % 6}")
+        for i, e in series.items():
+            picture.line(x(i), y(e.low), x(i), y(e.high), f"spread s{which % 6}")
+            tip = f"{variant}, {_commit(runs[i])}: {e.value:.4g} [{e.low:.4g}, {e.high:.4g}]"
+            picture.mark(x(i), y(e.value), which, tip, key=True)
+    _names(picture, found, y)
+
+
+def _names(picture: Picture, found: Mapping[str, Mapping[int, Estimate]], y: Scale) -> None:
+    """Write each variant's name at the height of its last value, moved down where another stands."""
+    last = sorted((y(s[max(s)].value), which, v) for which, (v, s) in enumerate(found.items()) if s)
+    free = 0.0
+    for at, which, variant in last:
+        free = max(at, free + 14)
+        picture.mark(WIDTH - RIGHT + 22, free, which, key=True)
+        picture.text(WIDTH - RIGHT + 32, free + 4, variant)
+
+
+def _axis(picture: Picture, x: Scale, runs: Sequence[Entry], top: float) -> None:
+    every = -(-len(runs) // 8)
+    for i, run in enumerate(runs):
+        if run.status == "fail":
+            picture.text(x(i), top + 10, "✕", "failed", "middle")
+        if i % every == 0:
+            picture.text(x(i), top + 24, _commit(run), "tick", "middle")
+    picture.text(LEFT, top + 40, "✕: a gate failed" if any(r.status == "fail" for r in runs) else "commit", "axis")
+
+
+def _series(runs: Sequence[Entry], variant: str, value: Value) -> dict[int, Estimate]:
+    points = {i: value(run.points[variant]) for i, run in enumerate(runs) if variant in run.points}
+    return {i: found for i, found in points.items() if found is not None}
+
+
+def _exact(value: float) -> Estimate:
+    return Estimate(value=value, low=value, high=value)
+
+
+def _commit(run: Entry) -> str:
+    return run.commit[:7] if run.commit else run.time[:10]
+
+
+def _style() -> ET.Element:
+    style = ET.Element("style")
+    style.text = STYLE
+    return style

@@ -1,0 +1,263 @@
+"""dlc gate from the command line, on an artifact that was really compiled."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dlc.artifact import seal
+from tests.cli.conftest import RECIPE, Cli, Ran, classifier, examples
+
+ROOT = Path(__file__).parent.parent.parent
+EXAMPLES = 600
+QUIET = "latency since baseline"
+"""The one gate whose outcome is the machine's: these tests run on busy ones."""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``centres.onnx``, ``recipe.toml``, its data, and ``build/centres`` compiled from them."""
+    folder = tmp_path_factory.mktemp("gate")
+    ir.save(classifier(), folder / "centres.onnx")
+    for name, seed in (("calibration", 1), ("evaluation", 2)):
+        x, labels = examples(EXAMPLES, seed)
+        np.savez(folder / f"{name}.npz", x=x, label=labels)
+    (folder / "recipe.toml").write_text(RECIPE)
+    command = [sys.executable, "-m", "dlc", "compile", "centres.onnx", "-r", "recipe.toml"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1, 5), done.stderr
+    return folder
+
+
+@pytest.fixture
+def here(compiled: Path, tmp_path: Path) -> Path:
+    """A copy of that folder, where ``cli`` runs."""
+    shutil.copytree(compiled, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+@pytest.fixture
+def gate(cli: Cli, here: Path) -> Callable[..., Ran]:
+    def run(*options: str | Path, recipe: str | None = "recipe.toml") -> Ran:
+        return cli(
+            "gate", (here / "build" / "centres").relative_to(here), *(("-r", recipe) if recipe else ()), *options
+        )
+
+    return run
+
+
+def statuses(ran: Ran) -> dict[str, str | None]:
+    return {f"{e['variant']}/{e['gate']}": e["status"] for e in json.loads(ran.out)["lines"]}
+
+
+def held(found: dict[str, str | None]) -> bool:
+    """Whether everything passes but what the clock decides, which at least does not fail."""
+    return all(s in ("pass", None) or (QUIET in name and s == "inconclusive") for name, s in found.items())
+
+
+def spoil(folder: Path, precision: str, rows: int = 12) -> None:
+    """Turn the weights of some classes around, and set the checksums right again."""
+    path = folder / precision / "model.onnx"
+    model = ir.load(path)
+    weight = max(model.graph.initializers.values(), key=lambda v: v.const_value.nbytes if v.const_value else 0)
+    assert weight.const_value is not None
+    changed = weight.const_value.numpy().copy()
+    changed[:, :rows] = changed[:, :rows][:, ::-1]
+    weight.const_value = ir.tensor(changed, name=weight.name)
+    ir.save(model, path)
+    seal(folder)
+
+
+def test_a_baseline_is_written_and_then_held(gate: Callable[..., Ran], here: Path) -> None:
+    ran = gate("--baseline", "base/centres.json", "--update-baseline")
+    assert ran.code == 0, ran.out + ran.err
+    assert "baseline: base/centres.json" in ran.out
+    ran = gate("--baseline", "base/centres.json", "--format", "json", "--junit", "out/f.xml", "--summary", "out/f.md",
+               "--record", "out/h.jsonl")  # fmt: skip
+    found = statuses(ran)
+    assert held(found), ran.out
+    assert found["int8/accuracy since baseline"] == found["int8/determinism"] == "pass"
+    assert ran.code in (0, 5)
+    suites = ET.parse(here / "out" / "f.xml").getroot()
+    assert [s.get("name") for s in suites] == ["centres.fp32", "centres.int8"]
+    assert suites.get("failures") == "0"
+    summary = (here / "out" / "f.md").read_text()
+    assert "dlc gate: centres" in summary
+    assert "Nothing that is recorded changed since the baseline" in summary
+    assert len((here / "out" / "h.jsonl").read_text().splitlines()) == 1
+    assert (here / "out" / "h.svg").is_file()
+
+
+def test_an_earlier_artifact_as_the_baseline_is_timed_in_turns(gate: Callable[..., Ran], here: Path) -> None:
+    shutil.copytree(here / "build" / "centres", here / "earlier")
+    found = statuses(gate("--baseline", "earlier", "--format", "json"))
+    assert held(found)
+    assert found["fp32/latency since baseline"] is not None  # both ran here, so the reference is judged too
+
+
+def test_a_model_that_got_worse_fails_and_quantization_is_blamed(gate: Callable[..., Ran], here: Path) -> None:
+    assert gate("--baseline", "b.json", "--update-baseline").code == 0
+    spoil(here / "build" / "centres", "int8")
+    ran = gate("--baseline", "b.json", "--summary", "s.md")
+    assert ran.code == 1
+    assert "fail: int8/accuracy since baseline: top1" in ran.out
+    assert "fail: int8/golden vectors" in ran.out
+    assert "quantization: " in ran.out
+    assert "pass: fp32/accuracy since baseline" in ran.out
+    assert "**quantization**" in (here / "s.md").read_text()
+
+
+def test_a_baseline_that_fails_is_not_written(gate: Callable[..., Ran], here: Path) -> None:
+    spoil(here / "build" / "centres", "int8")
+    assert gate("--baseline", "b.json", "--update-baseline").code == 1
+    assert not (here / "b.json").exists()
+
+
+def test_other_data_are_blamed(gate: Callable[..., Ran], here: Path) -> None:
+    assert gate("--baseline", "b.json", "--update-baseline").code == 0
+    x, labels = examples(EXAMPLES, 2)
+    np.savez(here / "evaluation.npz", x=x[:, ::-1].copy(), label=labels)  # preprocessing mirrors its input
+    ran = gate("--baseline", "b.json")
+    assert ran.code == 1
+    assert "fail: fp32/stated accuracy" in ran.out
+    assert "preprocessing or data drift" in ran.out
+    assert "changed: evaluation data 'evaluation'" in ran.out
+
+
+def test_without_a_recipe_the_metric_is_missed(gate: Callable[..., Ran]) -> None:
+    ran = gate("--format", "json", recipe=None)
+    assert ran.code == 5
+    assert statuses(ran)["int8/accuracy"] == "inconclusive"
+    assert statuses(ran)["int8/agreement"] == "pass"
+
+
+def test_the_configuration_says_the_rest(cli: Cli, here: Path) -> None:
+    (here / "dlc.toml").write_text(
+        '[models.centres]\nrecipe = "recipe.toml"\nbaseline = "b.json"\nvariants = ["int8"]\n'
+    )
+    ran = cli("gate", "build/centres", "--update-baseline")
+    assert ran.code == 0, ran.err
+    assert (here / "b.json").is_file()
+    assert held(statuses(cli("gate", "build/centres", "--format", "json")))
+    with (here / "dlc.toml").open("a") as file:
+        file.write('dims = { batch = 8 }\ngates = { objective = "throughput", concurrency = 2 }\n')
+    found = json.loads(cli("gate", "build/centres", "--format", "json").out)
+    assert found["observation"]["variants"][1]["timing"]["per_second"] > 0
+    assert found["observation"]["dims"] == {"batch": 8}
+    assert "int8/throughput since baseline" in [f"{e['variant']}/{e['gate']}" for e in found["lines"]]
+    (here / "dlc.toml").write_text('[models.centres]\nrecipe = "recipe.toml"\ntarget = "t"\n[targets.t]\nthreads = 3\n')
+    ran = cli("gate", "build/centres")
+    assert ran.code == 2
+    assert "was compiled for threads 1, " in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--baseline", "none.json"), "baseline none.json does not exist"),
+        (("--update-baseline",), "--update-baseline needs --baseline"),
+        (("--variants", "int4"), "has no variant 'int4'"),
+        (("--variants", "int9"), "unknown variant 'int9'; did you mean 'int8'?"),
+        (("--config", "none.toml"), "none.toml: No such file"),
+        (("--dim", "btach=2"), "no dynamic dimension is named 'btach'"),
+    ],
+)
+def test_what_is_asked_wrongly(gate: Callable[..., Ran], options: tuple[str, ...], words: str) -> None:
+    ran = gate(*options)
+    assert ran.code == 2
+    assert words in ran.err
+
+
+def test_a_damaged_artifact_is_not_measured(gate: Callable[..., Ran], here: Path) -> None:
+    path = here / "build" / "centres" / "int8" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\0")
+    ran = gate()
+    assert ran.code == 2
+    assert "int8/model.onnx is changed" in ran.err
+
+
+def test_an_artifact_without_a_reference_is_refused(gate: Callable[..., Ran], here: Path) -> None:
+    artifact = here / "build" / "centres"
+    record = json.loads((artifact / "manifest.json").read_text())
+    record["variants"] = record["variants"][1:]
+    (artifact / "manifest.json").write_text(json.dumps(record))
+    seal(artifact)
+    ran = gate()
+    assert ran.code == 2
+    assert "has no fp32 variant" in ran.err
+
+
+def test_a_recipe_of_another_model_is_refused(gate: Callable[..., Ran]) -> None:
+    ran = gate(recipe="digits-cnn")
+    assert ran.code == 2
+    assert "recipe digits-cnn is of 'digits-cnn'" in ran.err
+
+
+METRIC = """
+import numpy as np
+from dlc import Dataset, Recipe
+from dlc.harness.accuracy import Metric
+def batches():
+    yield {{"x": np.load("evaluation.npz")["x"]}}
+def targets():
+    return np.load("evaluation.npz")["label"]
+def statistic(rows):
+    {statistic}
+def rows(predictions, targets):
+    {rows}
+recipe = Recipe(name="centres", source="centres.onnx", metric=Metric("mine", "", rows, statistic),
+                evaluation=Dataset("mine", {batches}, targets))
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"statistic": "raise KeyError('k')"}, "the metric's statistic fails on 600 examples: mine.py:10: KeyError"),
+        ({"statistic": "return float('nan')"}, "the metric's statistic gives nan on 600 examples"),
+        ({"rows": "raise KeyError('k')"}, "metric 'mine' cannot use predictions"),
+        ({"rows": "return np.full((600, 1), np.nan)"}, "the metric's statistic gives nan"),
+        ({"batches": "list"}, "is empty"),
+        ({"batches": "lambda: [{'x': np.empty((0, 128), np.float32)}]"}, "holds no example"),
+    ],
+)
+def test_metrics_and_data_of_no_use(gate: Callable[..., Ran], here: Path, parts: dict[str, str], words: str) -> None:
+    sound = {
+        "statistic": "return rows.mean()", "batches": "batches",
+        "rows": "return (predictions.argmax(1) == targets).astype(float)[:, None]",
+    }  # fmt: skip
+    (here / "mine.py").write_text(METRIC.format(**{**sound, **parts}))
+    ran = gate(recipe="mine.py")
+    assert ran.code == 2, ran.out + ran.err
+    assert words in ran.err
+
+
+def test_gate_works_without_torch(here: Path) -> None:
+    code = (
+        "import sys, importlib.abc\n"
+        "class NoTorch(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path, target=None):\n"
+        "        if name.partition('.')[0] == 'torch': raise ImportError('no torch here')\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from dlc.cli import run\n"
+        "sys.exit(run(['gate', 'build/centres', '-r', 'recipe.toml']))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=here,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode in (0, 5), done.stderr
+    assert "centres: " in done.stdout

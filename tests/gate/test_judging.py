@@ -1,0 +1,302 @@
+"""Verdicts on observations made by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from dlc.errors import RecipeError
+from dlc.gate.judging import confirmed, judge, pool, slow_or_unsure
+from dlc.gate.limits import Limits
+from dlc.gate.lines import Decided, Line, corrected, exit_code, status
+from dlc.gate.observation import DataSeen, Observation, Rows, Score
+from dlc.harness.accuracy import METRICS
+from dlc.manifest import Estimate, ExpectationRecord, Status
+from dlc.recipe import Gates
+from dlc.types import Floats
+from tests.gate.example import QUIET, TARGET, observation, score, timing
+
+TOP1 = METRICS["top1"]
+OTHER_DATA = DataSeen(name="test", sha256="e" * 64, examples=1000, sizes={"batch": (40, 64)})
+CHANGED = {"outputs": "others", "files": {"model.onnx": "other"}}
+
+
+def judged(now: Observation, before: Observation | None = None, limits: Limits | None = None, **how: Any) -> list[Line]:
+    return judge(now, before, limits or Limits(), TOP1, **how)
+
+
+def line(name: str, lines: list[Line]) -> Line:
+    [found] = [each for each in lines if each.name == name]
+    return found
+
+
+def test_what_did_not_change_passes_every_gate() -> None:
+    lines = judged(observation(), observation())
+    assert [str(each) for each in lines if each.status != "pass"] == [
+        "note: fp32/latency since baseline: 1.000 ms, 1.000× of when the baseline was recorded; times of another run "
+        "decide nothing: name the earlier artifact as --baseline to time both in turns"
+    ]
+    assert exit_code(lines) == 0
+    assert line("int8/accuracy", lines).reason == ("top1 95.00 %, 0.00 points behind FP32 [-0.38, 0.38], at most 0.95")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "verdict"), [(50, "pass"), (52, "pass"), (56, "inconclusive"), (65, "fail"), (70, "fail")]
+)
+def test_accuracy_since_the_baseline(wrong: int, verdict: Status) -> None:
+    """The margin is 1 % of 95 points, of 1,000 examples: 9.5 of them."""
+    now = observation(int8={"score": score(wrong), **CHANGED})
+    assert line("int8/accuracy since baseline", judged(now, observation())).status == verdict
+
+
+def test_a_drop_beyond_the_margin_that_chance_explains_is_inconclusive() -> None:
+    """Of 120 changed answers 65 were lost and 55 gained: a point, and p = 0.2."""
+    now = observation(int8={"score": score(60, other=60), **CHANGED})
+    before = observation(int8={"score": score(50)})
+    found = line("int8/accuracy since baseline", judged(now, before))
+    assert found.value == pytest.approx(1.0)
+    assert found.status == "inconclusive"
+    assert "cannot be seen" in found.reason
+    assert "not beyond chance" in found.reason
+
+
+def test_outputs_that_are_the_same_bit_for_bit_need_no_statistics() -> None:
+    found = line("int8/accuracy since baseline", judged(observation(), observation()))
+    assert found.reason.endswith("every output is the baseline's, bit for bit")
+
+
+def test_other_data_are_compared_but_not_in_pairs() -> None:
+    now = observation(data=OTHER_DATA, int8=CHANGED)
+    found = line("int8/accuracy since baseline", judged(now, observation()))
+    assert "on other data, so not example by example" in found.reason
+    assert found.high is not None
+    assert found.high > 1.0  # twice the variance of 5 % of 1,000, ±1.9 points: pairs would give ±0.4
+    assert found.status == "inconclusive"
+
+
+def test_a_metric_without_data_is_inconclusive() -> None:
+    blind: dict[str, Any] = {"score": None}
+    lines = judge(observation(data=None, int8=blind, fp32=blind), None, Limits(), None)
+    assert line("int8/accuracy", lines).status == "inconclusive"
+    assert "-r" in line("int8/accuracy", lines).reason
+    assert line("fp32/stated accuracy", lines).status == "inconclusive"
+
+
+def test_a_reference_that_fails_its_stated_accuracy_fails() -> None:
+    found = line("fp32/stated accuracy", judged(observation(fp32={"score": score(60)})))
+    assert found.status == "fail"
+    assert "nothing can be judged against it" in found.reason
+    assert line("fp32/stated accuracy", judged(observation(fp32={"score": score(59)}))).status == "pass"
+
+
+def test_a_reference_on_other_data_is_given_its_interval() -> None:
+    now = observation(fp32={"score": score(60)}, data=OTHER_DATA)
+    assert line("fp32/stated accuracy", judged(now)).status == "pass"  # 94 is above 93.5 - 0.95
+    now = observation(fp32={"score": score(80)}, data=OTHER_DATA)
+    assert line("fp32/stated accuracy", judged(now)).status == "fail"
+
+
+@pytest.mark.parametrize(("more", "verdict"), [(0.0, "pass"), (0.4, "pass"), (0.6, "fail")])
+def test_an_error_is_behind_where_it_is_larger(more: float, verdict: Status) -> None:
+    """The errors of 100 examples are 5 on average; 0.5 more is allowed, in the metric's own unit."""
+    rng = np.random.default_rng(0)
+    distances = rng.uniform(4, 6, (100, 1))
+
+    def errors(rows: Floats) -> Score:
+        value = Estimate(value=float(rows.mean()), low=0.0, high=9.0)
+        return Score(metric="mae", unit="", higher_is_better=False, value=value, rows=Rows.of(rows))
+
+    before, now = errors(distances), errors(distances + more + rng.uniform(-0.01, 0.01, (100, 1)))
+    limits = Limits(recipe=Gates(max_drop=0.5))
+    lines = judge(
+        observation(int8={"score": now, **CHANGED}, fp32={"score": before}, stated=None),
+        observation(int8={"score": before}, fp32={"score": before}, stated=None), limits, METRICS["mae"],
+    )  # fmt: skip
+    assert line("int8/accuracy since baseline", lines).status == verdict
+    assert line("int8/accuracy", lines).status == verdict
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"), [(0.40, "pass"), (0.415, "pass"), (0.421, "inconclusive"), (0.43, "fail"), (0.36, "pass")]
+)
+def test_latency_since_the_baseline(ratio: float, verdict: Status) -> None:
+    found = line("int8/latency since baseline", judged(observation(int8={"timing": timing(ratio)}), observation()))
+    assert found.status == verdict
+    assert found.value == pytest.approx(ratio / 0.4)
+
+
+def test_a_noisy_machine_makes_no_latency_fail() -> None:
+    noisy = tuple(15 * w for w in QUIET)
+    slow = {"timing": timing(0.43)}
+    for changed in ({"again": noisy}, {"away": 0.2}, {"reference_ms": 1.2}, {"reference_ms": 0.8}):
+        found = line("int8/latency since baseline", judged(observation(int8=slow, **changed), observation()))
+        assert found.status == "inconclusive", changed
+    before = observation(away=0.2)
+    assert line("int8/latency since baseline", judged(observation(int8=slow), before)).status == "inconclusive"
+
+
+def test_a_model_that_never_warms_up_is_not_judged() -> None:
+    slow = msgspec.structs.replace(timing(0.43), settled=3)
+    found = line("int8/latency since baseline", judged(observation(int8={"timing": slow}), observation()))
+    assert found.status == "inconclusive"
+    assert "3 of 7 sittings" in found.reason
+
+
+def test_a_noisy_machine_makes_no_limit_fail() -> None:
+    limits = Limits(recipe=Gates(max_latency_ratio=0.35))
+    noisy = tuple(15 * w for w in QUIET)
+    for changed, verdict in (({}, "fail"), ({"away": 0.2}, "inconclusive"), ({"again": noisy}, "inconclusive")):
+        assert line("int8/latency", judged(observation(**changed), limits=limits)).status == verdict
+
+
+def test_in_the_same_sittings_another_pace_of_the_reference_matters_not() -> None:
+    now = observation(int8={"timing": timing(0.43)}, reference_ms=1.5)
+    assert line("int8/latency since baseline", judged(now, observation(), same=True)).status == "fail"
+
+
+def test_times_of_another_isa_decide_nothing_and_say_so() -> None:
+    now = observation(
+        int8={"timing": timing(0.8)}, measured_on=msgspec.structs.replace(TARGET, isa=("avx2", "avx512f"))
+    )
+    found = line("int8/latency since baseline", judged(now, observation()))
+    assert found.status is None
+    assert "recorded with isa avx2, this is avx2+avx512f" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [({"dims": {"batch": 1}}, "timed at batch=8, this is batch=1"), ({"concurrency": 2}, "1 calls at once")],
+)
+def test_times_of_another_load_decide_nothing(changed: dict[str, Any], words: str) -> None:
+    found = line("int8/latency since baseline", judged(observation(**changed), observation()))
+    assert found.status is None
+    assert words in found.reason
+
+
+def test_throughput_is_the_objective_where_it_is_stated() -> None:
+    limits = Limits(objective="throughput", concurrency=2)
+
+    def carrying(rate: float) -> dict[str, Any]:
+        logs = tuple(-w for w in timing(1 / rate).logs)
+        return {"timing": msgspec.structs.replace(timing(0.4), throughput=logs, per_second=100.0)}
+
+    before = observation(int8=carrying(2.0))
+    lines = judged(observation(int8=carrying(1.8)), before, limits)
+    assert line("int8/throughput since baseline", lines).status == "fail"
+    assert (
+        line("int8/throughput since baseline", judged(observation(int8=carrying(2.0)), before, limits)).status == "pass"
+    )
+    found = line("int8/throughput since baseline", judged(observation(), observation(), limits))
+    assert (found.status, "holds no throughput" in found.reason) == ("inconclusive", True)
+
+
+def test_limits_against_fp32() -> None:
+    """0.4 of fp32, which takes 0.9 of stock, is 0.36 of stock."""
+    for limit, verdict in ((0.37, "pass"), (0.35, "fail")):
+        lines = judged(observation(), limits=Limits(recipe=Gates(max_latency_ratio=limit)))
+        assert line("int8/latency", lines).status == verdict
+    for limit, verdict in ((0.25, "pass"), (0.24, "fail")):
+        lines = judged(observation(), limits=Limits(recipe=Gates(max_size_ratio=limit)))
+        assert line("int8/size", lines).status == verdict
+
+
+def test_size_and_memory_since_the_baseline() -> None:
+    from dlc.gate.observation import Resident
+    from dlc.manifest import Size
+
+    grown = {
+        "size": Size(bytes=1030, compressed_bytes=1, ratio=1.0),
+        "memory": Resident(peak_bytes=(70_000_000, 67_000_000), runtime_bytes=1),
+    }
+    lines = judged(observation(int8=grown), observation())
+    assert line("int8/size since baseline", lines).status == "fail"
+    assert line("int8/peak memory since baseline", lines).status == "fail"  # the smallest process of each counts
+    larger = Limits(max_growth=1.03, max_memory_growth=1.12)
+    assert exit_code(judged(observation(int8=grown), observation(), larger)) == 0
+
+
+def test_golden_vectors_and_determinism() -> None:
+    lines = judged(observation(int8={"golden": (2e-4, 1e-4)}))
+    assert line("int8/golden vectors", lines).status == "fail"
+    lines = judged(observation(int8={"outputs": "others"}), observation())
+    assert line("int8/determinism", lines).status == "fail"
+    elsewhere = msgspec.structs.replace(TARGET, isa=("avx512f",))
+    lines = judged(observation(int8={"outputs": "others"}, measured_on=elsewhere), observation())
+    found = line("int8/determinism", lines)
+    assert found.status is None
+    assert "within the tolerance of golden vectors, 0.0001" in found.reason
+
+
+def test_a_fault_fails() -> None:
+    lines = judged(observation(int8={"fault": "output 'y' holds NaN", "score": None, "agreement": None}))
+    assert line("int8/outputs", lines).status == "fail"
+
+
+def test_without_a_metric_agreement_decides() -> None:
+    blind: dict[str, Any] = {"score": None}
+    now = observation(int8=blind, fp32=blind, stated=None)
+    assert line("int8/agreement", judge(now, None, Limits(), None)).status == "pass"
+    strict = Limits(recipe=Gates(cosine=0.99995))
+    assert line("int8/agreement", judge(now, None, strict, None)).status == "fail"
+
+
+def test_a_variant_that_is_gone_fails_and_a_new_one_is_remarked() -> None:
+    both = observation()
+    alone = msgspec.structs.replace(both, variants=both.variants[:1])
+    assert line("int8/built", judged(alone, both)).status == "fail"
+    assert line("int8/built", judged(both, alone)).status is None
+
+
+def test_expected_places_hold() -> None:
+    hit = ExpectationRecord(rewrite="fuse-attention", expected=6, found=4, there=0, applied=4, reasons=())
+    lines = judged(observation(fusions=(hit,)))
+    assert line("fp32/places of fuse-attention", lines).status == "fail"
+
+
+def test_failures_are_corrected_for_the_number_of_gates() -> None:
+    def tested(gate: str, p: float) -> Decided:
+        return Decided(Line(variant="int8", gate=gate, status="fail", reason="slow"), p)
+
+    alone = corrected([tested("a since baseline", 0.03)])
+    assert alone[0].status == "fail"
+    two = corrected([tested("a since baseline", 0.03), tested("b since baseline", 0.9)])
+    assert [each.status for each in two] == ["inconclusive", "inconclusive"]
+    assert two[0].reason == "slow; not beyond chance (p = 0.06 among 2 gates, 0.05 asked)"
+    apart = corrected([tested("a since baseline", 0.03), tested("b", 0.9)])  # two families
+    assert apart[0].status == "fail"
+
+
+def test_a_slow_first_measurement_is_not_enough() -> None:
+    before, slow, quick = observation(), observation(int8={"timing": timing(0.46)}), observation()
+    first, second = judged(slow, before), judged(quick, before)
+    assert slow_or_unsure(first)
+    assert not slow_or_unsure(second)
+    both = judged(pool(slow, quick), before)
+    found = line("int8/latency since baseline", confirmed(first, second, both))
+    assert found.status == "inconclusive"
+    assert found.reason.endswith("two measurements")
+    again = confirmed(first, judged(slow, before), judged(pool(slow, slow), before))
+    assert line("int8/latency since baseline", again).status == "fail"
+
+
+def test_nothing_decided_is_inconclusive() -> None:
+    assert status([]) == "inconclusive"
+    assert exit_code([Line(variant="int8", gate="a", status=None, reason="")]) == 5
+
+
+@pytest.mark.parametrize(
+    ("stated", "words"),
+    [
+        ({"max_slowdown": 0.9}, "the baseline could not hold it"),
+        ({"max_growth": 0.0}, "is no factor"),
+        ({"max_memory_growth": float("inf")}, "is no factor"),
+        ({"concurrency": 0}, "at least one call"),
+        ({"concurrency": 4}, "gates contradict each other"),
+    ],
+)
+def test_limits_that_make_no_sense(stated: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        Limits(**stated)

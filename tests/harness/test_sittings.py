@@ -1,0 +1,132 @@
+"""Ratios over sittings, against scipy's tests; and sittings of real models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dlc.harness import sittings
+from dlc.harness.measure import Samples, both_clocks
+from dlc.harness.sittings import Load, Sitting, percentile, ratio, shift, spread
+from dlc.runtimes.base import Runner
+from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.session import SessionConfig
+from tests.harness.test_measure import chain
+
+NOW, BEFORE = (0.11, 0.08, 0.12, 0.1, 0.09), (0.01, -0.02, 0.0, 0.02, -0.01, 0.01)
+FEEDS = {"x": np.full((128, 128), 1 / 128, np.float32)}
+
+
+def test_a_ratio_has_student_s_interval() -> None:
+    from scipy import stats
+
+    found = ratio(NOW)
+    low, high = stats.t.interval(0.95, 4, np.mean(NOW), stats.sem(NOW))
+    assert (found.value, found.low, found.high) == pytest.approx(tuple(np.exp((np.mean(NOW), low, high))))
+    assert ratio((0.0,)).high == pytest.approx(np.exp(700))  # one sitting tells nothing
+
+
+def test_two_runs_are_compared_by_welch() -> None:
+    from scipy import stats
+
+    found, stated = shift(NOW, BEFORE, same=False), stats.ttest_ind(NOW, BEFORE, equal_var=False, alternative="greater")
+    assert found.slower == pytest.approx(stated.pvalue)
+    low, high = stats.ttest_ind(NOW, BEFORE, equal_var=False).confidence_interval()
+    assert (found.factor.low, found.factor.high) == pytest.approx((np.exp(low), np.exp(high)))
+
+
+def test_the_same_sittings_are_compared_in_pairs() -> None:
+    from scipy import stats
+
+    found, stated = shift(NOW, BEFORE[:5], same=True), stats.ttest_rel(NOW, BEFORE[:5], alternative="greater")
+    assert found.slower == pytest.approx(stated.pvalue)
+
+
+def test_no_comparison_is_steadier_than_a_against_a() -> None:
+    quiet = shift(NOW, BEFORE, same=False)
+    noisy = shift(NOW, BEFORE, same=False, floor=0.1)
+    assert noisy.factor.low < quiet.factor.low < quiet.factor.high < noisy.factor.high
+    assert noisy.slower > quiet.slower
+    assert spread((0.03, -0.04)) == pytest.approx(0.05 / np.sqrt(2))
+
+
+@pytest.mark.parametrize(("now", "slower"), [((0.0, 0.0), 1.0), ((0.1, 0.1), 0.0)])
+def test_logs_without_spread(now: tuple[float, ...], slower: float) -> None:
+    assert shift(now, (0.0, 0.0), same=True).slower == slower
+
+
+@pytest.mark.parametrize(
+    ("samples", "percent", "given"), [(99, 90, False), (100, 90, True), (999, 99, False), (1000, 99, True)]
+)
+def test_percentiles_need_samples_beyond_them(samples: int, percent: float, given: bool) -> None:
+    assert (percentile(np.arange(float(samples)), percent) is not None) == given
+
+
+def opener(threads: int = 1) -> sittings.Opener:
+    config = SessionConfig(intra_op_threads=threads)
+    models: Mapping[str, ir.Model] = {"small": chain(4), "again": chain(4), "large": chain(16)}
+
+    @contextmanager
+    def opened() -> Iterator[Mapping[str, Runner]]:
+        with ExitStack() as stack:
+            yield {n: stack.enter_context(OrtCpuRunner(m, config)) for n, m in models.items()}
+
+    return opened
+
+
+def test_sittings_of_real_models(rng: np.random.Generator) -> None:
+    found = list(sittings.sit(opener(), FEEDS, count=3, rounds=8, load=Load(2, 128), rng=rng))
+    assert len(found) == 3
+    for sitting in found:
+        assert sitting.one_thread
+        assert 0 <= sitting.away < 1
+        assert 0.5 < np.exp(sitting.log_ratio("large", "small")) / 4 < 1.5  # four times the products
+        assert abs(sitting.log_ratio("again", "small")) < 0.4  # the same graph, on however busy a machine
+        assert sitting.per_second["small"] > sitting.per_second["large"] > 0
+
+
+def test_several_threads_are_timed_by_the_clock(rng: np.random.Generator) -> None:
+    [sitting] = sittings.sit(opener(threads=2), FEEDS, count=1, rounds=3, rng=rng)
+    assert not sitting.one_thread
+    assert sitting.away == 0
+    assert sitting.per_second == {}
+    samples = sitting.samples["small"]
+    assert sitting.median_ms("small") == np.median(samples.wall) / 1e6
+
+
+def test_time_without_a_cpu_is_told_apart(rng: np.random.Generator) -> None:
+    """A call that only sleeps takes wall time, and none of a CPU."""
+    import time
+
+    [samples] = both_clocks({"asleep": lambda: time.sleep(0.002)}, rounds=5, rng=rng).values()
+    assert np.median(samples.wall) >= 2_000_000
+    assert np.median(samples.busy) < 1_000_000
+    times = np.array([2, 4]), np.array([1, 2])
+    half = Samples(*times, warm_up=1, settled=True)
+    assert Sitting({"a": half}, {}, one_thread=True).away == 0.5
+
+
+def test_warming_up_lasts_until_calls_get_no_faster(rng: np.random.Generator) -> None:
+    """Calls of 30 ms that get faster by 6 % each are not yet warm after the three that suffice for others."""
+    import time
+
+    start = time.perf_counter()
+
+    def call() -> None:
+        time.sleep(max(0.001, 0.03 - 0.06 * (time.perf_counter() - start)))
+
+    [samples] = both_clocks({"slow to start": call}, rounds=2, rng=rng).values()
+    assert samples.settled
+    assert samples.warm_up > 5
+
+
+def test_single_calls() -> None:
+    calls = sittings.distribution(lambda: None, most=50)
+    assert len(calls) == 50
+    import time
+
+    assert len(sittings.distribution(lambda: time.sleep(0.01), seconds=0.05)) <= 5

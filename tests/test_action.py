@@ -1,0 +1,82 @@
+"""The composite action: its steps, run by bash as a runner would, with a dlc that exits as told."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+yaml = pytest.importorskip("yaml", reason="needs PyYAML to read action.yml")
+ACTION = Path(__file__).parent.parent / "action.yml"
+STAND_IN = """#!/bin/sh
+printf '%s\\n' "$*" > called
+mkdir -p dlc-gate && echo '### verdict' > dlc-gate/summary.md
+exit {code}
+"""
+
+
+def step(name: str) -> dict[str, Any]:
+    action = yaml.safe_load(ACTION.read_text())
+    [found] = [s for s in action["runs"]["steps"] if s["name"] == name]
+    return dict(found)
+
+
+def run(folder: Path, code: int, **inputs: str) -> subprocess.CompletedProcess[str]:
+    tool = folder / "bin" / "dlc"
+    tool.parent.mkdir()
+    tool.write_text(STAND_IN.format(code=code))
+    tool.chmod(0o755)
+    given = dict.fromkeys(step("Gate")["env"], "") | {"ARTIFACT": "build/a b", "INCONCLUSIVE": "fail"} | inputs
+    environment = {
+        **given, "PATH": f"{tool.parent}:{os.environ['PATH']}", "GITHUB_OUTPUT": "output",
+        "GITHUB_STEP_SUMMARY": "page",
+    }  # fmt: skip
+    return subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", step("Gate")["run"]], cwd=folder, env=environment, capture_output=True,
+        text=True, check=False,
+    )  # fmt: skip
+
+
+def test_every_variable_comes_from_a_declared_input() -> None:
+    action = yaml.safe_load(ACTION.read_text())
+    for each in action["runs"]["steps"]:
+        for value in each["env"].values():
+            assert value.removeprefix("${{ inputs.").removesuffix(" }}") in action["inputs"]
+
+
+def test_options_reach_the_command_whole(tmp_path: Path) -> None:
+    done = run(tmp_path, 0, BASELINE="b 1.json", RECIPE="r.py", VARIANTS="int8", RECORD="h.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "called").read_text() == (
+        "gate build/a b --junit dlc-gate/junit.xml --summary dlc-gate/summary.md --baseline b 1.json --recipe r.py "
+        "--variants int8 --record h.jsonl\n"
+    )
+    assert (tmp_path / "page").read_text() == "### verdict\n"
+    assert "code=0" in (tmp_path / "output").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "inconclusive", "ends"), [(0, "fail", 0), (1, "pass", 1), (5, "fail", 5), (5, "pass", 0), (2, "pass", 2)]
+)
+def test_the_verdict_is_the_job_s(tmp_path: Path, code: int, inconclusive: str, ends: int) -> None:
+    done = run(tmp_path, code, INCONCLUSIVE=inconclusive)
+    assert done.returncode == ends
+    assert f"code={code}" in (tmp_path / "output").read_text()
+
+
+def test_every_option_is_one_of_the_command_s(cli_help: str) -> None:
+    for word in step("Gate")["run"].split():
+        if word.startswith("--"):
+            assert word.rstrip(')"') in cli_help
+
+
+@pytest.fixture
+def cli_help() -> str:
+    from click.testing import CliRunner
+
+    from dlc.cli.gate import command
+
+    return CliRunner().invoke(command, ["--help"]).output

@@ -1,0 +1,108 @@
+"""The plugin in a pytest of its own, as users run it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from tests.cli.conftest import RECIPE, classifier, examples
+
+ROOT = Path(__file__).parent.parent
+TEST = """
+def test_int8(dlc_gate):
+    outcome = dlc_gate("{source}", variant="int8")
+    assert outcome.now.model == "centres"
+"""
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with a recipe and its data, whose test has run once and left its artifact and its baseline."""
+    folder = tmp_path_factory.mktemp("plugin")
+    ir.save(classifier(), folder / "centres.onnx")
+    for name, seed in (("calibration", 1), ("evaluation", 2)):
+        x, labels = examples(600, seed)
+        np.savez(folder / f"{name}.npz", x=x, label=labels)
+    (folder / "recipe.toml").write_text('name = "centres"\nsource = "centres.onnx"\n' + RECIPE)
+    (folder / "test_models.py").write_text(TEST.format(source="recipe.toml"))
+    code, out = run(folder, "--dlc-update-baseline", "--basetemp", str(folder / "scratch"))
+    assert code == 0, out
+    shutil.copytree(folder / "scratch" / "dlc" / "fp32-int8" / "centres", folder / "artifact")
+    (folder / "test_models.py").write_text(TEST.format(source="artifact"))
+    (folder / "dlc.toml").write_text('[models.centres]\nrecipe = "recipe.toml"\n')
+    return folder
+
+
+@pytest.fixture
+def repository(compiled: Path, tmp_path: Path) -> Path:
+    shutil.copytree(compiled, tmp_path / "r", ignore=shutil.ignore_patterns("scratch"))
+    return tmp_path / "r"
+
+
+def run(folder: Path, *options: str) -> tuple[int, str]:
+    command = [
+        sys.executable, "-m", "pytest", "-p", "dlc.pytest_plugin", "-p", "no:cacheprovider", "-q", "-rs",
+        f"--rootdir={folder}", *options,
+    ]  # fmt: skip
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "DLC_CACHE_DIR": str(folder / "cache"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_baselines_are_written_where_they_are_looked_for(compiled: Path) -> None:
+    assert (compiled / "baselines" / "centres.json").is_file()
+
+
+def test_what_did_not_change_does_not_fail(repository: Path) -> None:
+    code, out = run(repository)
+    assert code == 0, out
+    assert "1 passed" in out or "latency since baseline" in out  # a busy machine makes it inconclusive: skipped
+
+
+def test_without_a_baseline_the_way_out_is_named(repository: Path) -> None:
+    shutil.rmtree(repository / "baselines")
+    code, out = run(repository)
+    assert code == 1
+    assert "--update-baseline" in out
+
+
+def test_a_failing_gate_fails_the_test_with_its_line(repository: Path) -> None:
+    (repository / "dlc.toml").write_text(
+        '[models.centres]\nrecipe = "recipe.toml"\ngates = { max_size_ratio = 0.01 }\n'
+    )
+    code, out = run(repository)
+    assert code == 1
+    assert "fail: int8/size: " in out
+    assert "Traceback" not in out
+
+
+def test_an_inconclusive_gate_skips_the_test_with_its_line(repository: Path) -> None:
+    x, labels = examples(60, 2)
+    np.savez(repository / "evaluation.npz", x=x, label=labels)
+    code, out = run(repository)
+    assert code == 0, out
+    assert "1 skipped" in out
+    assert "60 examples cannot show that a margin of" in out
+
+
+def test_pytest_starts_without_anything_heavy() -> None:
+    heavy = ["numpy", "onnx", "onnx_ir", "onnxruntime", "msgspec", "scipy", "torch"]
+    code = f"import sys, dlc.pytest_plugin; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_package_declares_it() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"dlc": "dlc.pytest_plugin"}
