@@ -83,7 +83,7 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """One traced run of a graph: the nodes as they ran, what each took, type and shape of every tensor, and its bytes."""
+    """One traced run: the nodes as they ran, what each took, and type, shape and bytes of every tensor."""
 
     graph: ir.Graph
     order: list[ir.Node]
