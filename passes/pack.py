@@ -24,7 +24,6 @@ WAYS = ("TWA", "TAW", "WAT", "TCW", "LUW")
 """Sort keys of omnimalloc, those that solved most of minimalloc's hard problems alone first."""
 THREADS = 2
 """One looks below the best arena so far, the other for the one that is asked for."""
-FILLER = "/filler"
 
 
 @cache
@@ -48,9 +47,13 @@ def _search(buffers: Sequence[Buffer], found: Placement, goal: Bytes, seconds: f
     from omnimalloc import Allocation
     from omnimalloc.allocators.supermalloc import SortKey, SupermallocAllocator
 
-    problem = tuple(
-        Allocation(b.name, aligned(b.size) // ALIGNMENT, b.first, b.last) for b in buffers if b.last > b.first
-    )
+    problem = [
+        Allocation(i, aligned(b.size) // ALIGNMENT, b.first, b.last)
+        for i, b in enumerate(buffers)
+        if b.last > b.first and b.size > 0
+    ]
+    after = max(b.last for b in buffers) + 1
+    problem.append(Allocation(len(buffers), goal // ALIGNMENT, after, after + 1))
     deadline, slice_ = time.monotonic() + seconds, SLICE
     while True:
         for way in WAYS:
@@ -71,7 +74,7 @@ def _search(buffers: Sequence[Buffer], found: Placement, goal: Bytes, seconds: f
 
 
 def _placement(buffers: Sequence[Buffer], solved: Iterable[Any], way: str) -> Placement:
-    at = {str(a.id): int(a.offset) * ALIGNMENT for a in solved}
-    offsets = {b.name: at.get(b.name, 0) for b in buffers}
+    at = {int(a.id): int(a.offset) * ALIGNMENT for a in solved}
+    offsets = {b.name: at.get(i, 0) for i, b in enumerate(buffers)}
     arena = max(offsets[b.name] + aligned(b.size) for b in buffers)
     return Placement(offsets, arena, f"omnimalloc supermalloc {way}")
