@@ -81,7 +81,9 @@ def _followed(candidate: Candidate, prepared: Prepared, feeds: Feeds, budget: By
     with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
         folder = Path(scratch) / FOLDER
         write(folder, prepared, mapped=mapped)
-        ways = [("planned", run_plan(prepared.plan))] if prepared.plan.allocations else []
+        ways: list[tuple[str, RunPlan | None]] = (
+            [("planned", run_plan(prepared.plan))] if prepared.plan.allocations else []
+        )
         if not mapped or not ways:
             ways.insert(0, ("order", None))
         for name, plan in ways:
