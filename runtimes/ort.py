@@ -124,6 +124,11 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def runtime_version() -> str:
+    """Return the version of the ONNX Runtime that is installed."""
+    return str(import_onnxruntime().__version__)
+
+
 def session_options(ort: Any, config: SessionConfig) -> Any:
     """Translate a configuration to ``onnxruntime.SessionOptions``."""
     options = ort.SessionOptions()
@@ -135,6 +140,11 @@ def session_options(ort: Any, config: SessionConfig) -> Any:
         "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
         "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     }[config.graph_optimization]
+    if config.execution_order == "priority":
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.enable_mem_reuse = config.mem_reuse
+    options.enable_mem_pattern = config.mem_pattern
+    options.enable_cpu_mem_arena = config.arena
     for key, value in config.entries.items():
         options.add_session_config_entry(key, value)
     return options

@@ -27,6 +27,7 @@ VERBS = {
     "gate": "dlc.cli.gate:command",
     "inspect": "dlc.cli.inspect:command",
     "package": "dlc.cli.package:command",
+    "plan": "dlc.cli.plan:command",
     "registry": "dlc.cli.registry:command",
     "target": "dlc.cli.target:command",
     "verify": "dlc.cli.verify:command",
