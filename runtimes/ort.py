@@ -135,6 +135,11 @@ def session_options(ort: Any, config: SessionConfig) -> Any:
         "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
         "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
     }[config.graph_optimization]
+    if config.execution_order == "priority":
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.enable_mem_reuse = config.mem_reuse
+    options.enable_mem_pattern = config.mem_pattern
+    options.enable_cpu_mem_arena = config.arena
     for key, value in config.entries.items():
         options.add_session_config_entry(key, value)
     return options

@@ -40,6 +40,11 @@ def measure(request: dict[str, Any]) -> dict[str, int]:
     options.inter_op_num_threads = 1
     level = LEVELS.get(config["graph_optimization"], "ORT_ENABLE_ALL")
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
+    if config["execution_order"] == "priority":
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.enable_mem_reuse = config["mem_reuse"]
+    options.enable_mem_pattern = config["mem_pattern"]
+    options.enable_cpu_mem_arena = config["arena"]
     for key, value in config["entries"].items():
         options.add_session_config_entry(key, value)
     runtime = peak()

@@ -21,7 +21,9 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Options with which a model was measured; any ONNX Runtime binding can set them.
 
     ``graph_optimization`` is the load-time optimisation level; ``disabled_optimizers`` names load-time optimisers that
-    must not run; ``entries`` are session configuration entries.
+    must not run; ``entries`` are session configuration entries. ``execution_order`` "priority" runs the nodes in file
+    order, if no optimiser moves them; ``mem_reuse`` off frees each buffer after its last reader; ``arena`` off leaves
+    activations to malloc.
     """
 
     provider: Literal["cpu", "cuda"] = "cpu"
@@ -29,3 +31,7 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     graph_optimization: Level = "all"
     disabled_optimizers: tuple[str, ...] = ()
     entries: Mapping[str, str] = {}
+    execution_order: Literal["default", "priority"] = "default"
+    mem_reuse: bool = True
+    mem_pattern: bool = True
+    arena: bool = True
