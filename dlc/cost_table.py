@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing
@@ -12,8 +11,8 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
-import platformdirs
 
+from dlc.cache import cache_folder
 from dlc.manifest import Estimate, Record
 
 
@@ -80,9 +79,8 @@ class CostTable:
 
 
 def default_cache() -> Path:
-    """Return the user's cost cache: in ``$DLC_CACHE_DIR``, else in the platform's cache folder."""
-    named = os.environ.get("DLC_CACHE_DIR")
-    return (Path(named) if named else platformdirs.user_cache_path("dlc")) / "costs.sqlite"
+    """Return the user's cost cache."""
+    return cache_folder() / "costs.sqlite"
 
 
 @cache

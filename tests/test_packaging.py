@@ -39,10 +39,11 @@ def test_wheel_holds_one_top_level_name_and_every_module(tmp_path: Path) -> None
         for p in (ROOT / d).glob("*.py")
     }
     assert modules <= set(names)
-    assert {n for n in names if n.endswith((".safetensors", ".j2", "py.typed"))} >= {
+    assert {n for n in names if n.endswith((".safetensors", ".j2", ".c", "py.typed"))} >= {
         "dlc/models/weights/digits-cnn.safetensors",
         "dlc/py.typed",
         "dlc/report/report.html.j2",
+        "dlc/runtimes/planned_allocator.c",
     }
 
 

@@ -1,0 +1,432 @@
+/* An allocator for ONNX Runtime that serves each allocation of a run at the offset a memory plan gives it.
+
+   ONNX Runtime loads this file's library as one of custom operators and calls RegisterCustomOps, which registers the
+   allocator with the environment of the process. Only sessions with "session.use_env_allocators" = "1" use it, and for
+   them it is malloc until a thread opens a run (dlc_run_begin): from then on, until dlc_run_end, the k-th allocation
+   of that thread is the k-th entry of the plan. Runs of other threads and sessions share nothing but malloc.
+
+   A plan is a wish, never trusted: a range is handed out only if its size is the planned one and none of its bytes is
+   in use. Otherwise malloc serves, and the miss is counted. A slab whose ranges outlive their run is set aside until
+   the last one is freed.
+
+   Locks: `registry` guards the list of slabs, the plans and their counts; a slab's own lock its ranges. A thread that
+   needs both takes `registry` first. */
+
+#define _DEFAULT_SOURCE
+#include <pthread.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+#define ASAN_UNPOISON_MEMORY_REGION(address, size) ((void)(address), (void)(size))
+#endif
+
+#define PUBLIC __attribute__((visibility("default")))
+
+/* ---- What is used of ONNX Runtime's C API. Its table of functions only ever grows at its end. ------------------- */
+
+typedef struct OrtStatus OrtStatus;
+typedef struct OrtEnv OrtEnv;
+typedef struct OrtMemoryInfo OrtMemoryInfo;
+typedef struct OrtSessionOptions OrtSessionOptions;
+typedef void (*const *OrtApi)(void);
+
+typedef struct OrtApiBase {
+    OrtApi (*GetApi)(uint32_t version);
+    const char *(*GetVersionString)(void);
+} OrtApiBase;
+
+typedef struct OrtAllocator {
+    uint32_t version;
+    void *(*Alloc)(struct OrtAllocator *self, size_t size);
+    void (*Free)(struct OrtAllocator *self, void *address);
+    const OrtMemoryInfo *(*Info)(const struct OrtAllocator *self);
+} OrtAllocator;
+
+enum { API_VERSION = 9 }; /* the first with RegisterAllocator: ONNX Runtime 1.9 */
+enum { CREATE_ENV = 3, CREATE_CPU_MEMORY_INFO = 69, RELEASE_ENV = 92, REGISTER_ALLOCATOR = 176 };
+enum { LOG_WARNING = 2, DEVICE_ALLOCATOR = 0, MEMORY_TYPE_DEFAULT = 0 };
+
+typedef OrtStatus *(*CreateEnv)(int severity, const char *name, OrtEnv **out);
+typedef OrtStatus *(*CreateCpuMemoryInfo)(int allocator, int memory, OrtMemoryInfo **out);
+typedef void (*ReleaseEnv)(OrtEnv *env);
+typedef OrtStatus *(*RegisterAllocator)(OrtEnv *env, OrtAllocator *allocator);
+
+/* ---- Plans, slabs, runs ----------------------------------------------------------------------------------------- */
+
+enum { ALIGNMENT = 64, WINDOW = 16 };
+#define ESCAPES UINT64_MAX /* the offset of a buffer that outlives the run: never in the slab */
+
+typedef struct {
+    uint64_t size, offset;
+} dlc_entry;
+
+typedef struct {
+    uint64_t runs;      /* ended, in a slab */
+    uint64_t fallbacks; /* ended, without one: all were in use, or the system gave no memory */
+    uint64_t served;    /* allocations at their offset */
+    uint64_t misses;    /* allocations that malloc served, though not because they escape */
+    uint64_t stranded;  /* runs that ended with ranges in use */
+} dlc_counts;
+
+typedef struct {
+    uint64_t buffer, size; /* size 0: the buffer was freed */
+} dlc_event;
+
+typedef struct {
+    char *start, *end;
+} range;
+
+typedef struct dlc_plan {
+    dlc_entry *entries;
+    size_t n;
+    uint64_t arena;
+    uint64_t most_slabs, slabs;
+    uint64_t references; /* its owner, the runs under way, and each stranded slab */
+    dlc_counts counts;
+    struct slab *idle;
+} dlc_plan;
+
+typedef struct slab {
+    dlc_plan *plan;
+    range *live;
+    size_t n, room;
+    char *base;
+    bool stranded;
+    pthread_mutex_t lock;
+    struct slab *next_idle, *next;
+} slab;
+
+typedef struct {
+    void *address;
+    uint64_t buffer;
+} traced;
+
+typedef struct run {
+    dlc_plan *plan;
+    slab *slab;
+    size_t next; /* entry expected */
+    uint64_t served, misses;
+    bool tracing;
+    dlc_event *events;
+    traced *live;
+    size_t events_n, events_room, live_n, live_room;
+    uint64_t buffers;
+    struct run *outer;
+} run;
+
+static pthread_mutex_t registry = PTHREAD_MUTEX_INITIALIZER;
+static slab *slabs;
+static _Thread_local run *current;
+
+/* Makes room for one more element; false if there is no memory. */
+static bool grow(void **array, size_t element, size_t n, size_t *room) {
+    if (n < *room) return true;
+    size_t wanted = *room ? 2 * *room : 64;
+    void *larger = realloc(*array, wanted * element);
+    if (!larger) return false;
+    *array = larger;
+    *room = wanted;
+    return true;
+}
+
+/* ---- Slabs ------------------------------------------------------------------------------------------------------ */
+
+static bool within(const slab *s, const void *address) {
+    return (const char *)address >= s->base && (const char *)address < s->base + s->plan->arena;
+}
+
+/* Returns the range, or NULL if any of its bytes is in use. */
+static void *take(slab *s, uint64_t offset, size_t size) {
+    range wanted = {s->base + offset, s->base + offset + size};
+    pthread_mutex_lock(&s->lock);
+    bool unused = grow((void **)&s->live, sizeof(range), s->n, &s->room);
+    for (size_t i = 0; unused && i < s->n; i++)
+        unused = s->live[i].end <= wanted.start || wanted.end <= s->live[i].start;
+    if (unused) {
+        s->live[s->n++] = wanted;
+        ASAN_UNPOISON_MEMORY_REGION(wanted.start, size);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return unused ? wanted.start : NULL;
+}
+
+/* Returns the number of ranges still in use. */
+static size_t give_back(slab *s, const void *address) {
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = s->n; i-- > 0;) {
+        if (s->live[i].start != (const char *)address) continue;
+        ASAN_POISON_MEMORY_REGION(s->live[i].start, (size_t)(s->live[i].end - s->live[i].start));
+        s->live[i] = s->live[--s->n];
+        break;
+    }
+    size_t left = s->n;
+    pthread_mutex_unlock(&s->lock);
+    return left;
+}
+
+/* The caller holds the registry. */
+static void unlist(slab *s) {
+    slab **link = &slabs;
+    while (*link != s) link = &(*link)->next;
+    *link = s->next;
+}
+
+static void destroy(slab *s) {
+    ASAN_UNPOISON_MEMORY_REGION(s->base, s->plan->arena);
+    munmap(s->base, s->plan->arena);
+    pthread_mutex_destroy(&s->lock);
+    free(s->live);
+    free(s);
+}
+
+/* The caller holds the registry. */
+static void drop(dlc_plan *plan) {
+    if (--plan->references) return;
+    for (slab *s = plan->idle, *next; s; s = next) {
+        next = s->next_idle;
+        unlist(s);
+        destroy(s);
+    }
+    free(plan->entries);
+    free(plan);
+}
+
+/* The caller holds the registry, and nobody uses a range of the slab. */
+static void rest(slab *s) {
+    s->stranded = false;
+    s->next_idle = s->plan->idle;
+    s->plan->idle = s;
+    drop(s->plan);
+}
+
+/* The caller holds the registry. */
+static slab *create(dlc_plan *plan) {
+    slab *s = calloc(1, sizeof *s);
+    if (!s) return NULL;
+    s->base = mmap(NULL, plan->arena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (s->base == MAP_FAILED || pthread_mutex_init(&s->lock, NULL)) {
+        if (s->base != MAP_FAILED) munmap(s->base, plan->arena);
+        free(s);
+        return NULL;
+    }
+    ASAN_POISON_MEMORY_REGION(s->base, plan->arena);
+    s->plan = plan;
+    s->next = slabs;
+    slabs = s;
+    plan->slabs++;
+    return s;
+}
+
+/* Returns a slab of the plan for one run, NULL if it has none to give. */
+static slab *lease(dlc_plan *plan) {
+    pthread_mutex_lock(&registry);
+    slab *s = plan->idle;
+    if (s)
+        plan->idle = s->next_idle;
+    else if (plan->arena && plan->slabs < plan->most_slabs)
+        s = create(plan);
+    plan->references++;
+    pthread_mutex_unlock(&registry);
+    return s;
+}
+
+/* ---- Allocating ------------------------------------------------------------------------------------------------- */
+
+/* Returns the next entry of this size, or n: a few allocations more or fewer than planned do not lose the thread. */
+static size_t find(const dlc_plan *plan, size_t from, size_t size) {
+    for (size_t i = from; i < plan->n && i < from + WINDOW; i++)
+        if (plan->entries[i].size == size) return i;
+    return plan->n;
+}
+
+static void *planned(run *r, size_t size) {
+    size_t i = find(r->plan, r->next, size);
+    void *address = NULL;
+    if (i < r->plan->n) {
+        r->next = i + 1;
+        if (r->plan->entries[i].offset == ESCAPES) return NULL;
+        address = take(r->slab, r->plan->entries[i].offset, size);
+    }
+    *(address ? &r->served : &r->misses) += 1;
+    return address;
+}
+
+static void record(run *r, uint64_t buffer, uint64_t size) {
+    if (!grow((void **)&r->events, sizeof(dlc_event), r->events_n, &r->events_room)) abort();
+    r->events[r->events_n++] = (dlc_event){buffer, size};
+}
+
+static void record_allocation(run *r, void *address, size_t size) {
+    if (!grow((void **)&r->live, sizeof(traced), r->live_n, &r->live_room)) abort();
+    r->live[r->live_n++] = (traced){address, r->buffers};
+    record(r, r->buffers++, size);
+}
+
+static void record_free(run *r, void *address) {
+    for (size_t i = r->live_n; i-- > 0;) {
+        if (r->live[i].address != address) continue;
+        record(r, r->live[i].buffer, 0);
+        r->live[i] = r->live[--r->live_n];
+        return;
+    }
+}
+
+static void *allocate(OrtAllocator *self, size_t size) {
+    (void)self;
+    if (!size) return NULL;
+    run *r = current;
+    void *address = r && r->slab ? planned(r, size) : NULL;
+    if (!address && posix_memalign(&address, ALIGNMENT, size)) return NULL;
+    if (r && r->tracing) record_allocation(r, address, size);
+    return address;
+}
+
+/* Gives a range of a slab back that no run of this thread holds; false if the address is of no slab. */
+static bool give_back_elsewhere(void *address) {
+    pthread_mutex_lock(&registry);
+    slab *s = slabs;
+    while (s && !within(s, address)) s = s->next;
+    if (s && !give_back(s, address) && s->stranded) rest(s);
+    pthread_mutex_unlock(&registry);
+    return s != NULL;
+}
+
+static void release(OrtAllocator *self, void *address) {
+    (void)self;
+    if (!address) return;
+    run *r = current;
+    if (r && r->tracing) record_free(r, address);
+    if (r && r->slab && within(r->slab, address))
+        give_back(r->slab, address);
+    else if (!give_back_elsewhere(address))
+        free(address);
+}
+
+/* ---- What dlc calls --------------------------------------------------------------------------------------------- */
+
+/* A copy of the entries, of a slab of `arena` bytes each for at most `most_slabs` runs at a time; NULL: no memory, or
+   an entry that leaves the arena. */
+PUBLIC dlc_plan *dlc_plan_create(const dlc_entry *entries, size_t n, uint64_t arena, uint64_t most_slabs) {
+    for (size_t i = 0; i < n; i++) {
+        if (entries[i].offset == ESCAPES) continue;
+        if (entries[i].size > arena || entries[i].offset > arena - entries[i].size) return NULL;
+    }
+    dlc_plan *plan = calloc(1, sizeof *plan);
+    dlc_entry *copy = malloc((n ? n : 1) * sizeof *copy);
+    if (!plan || !copy) {
+        free(plan);
+        free(copy);
+        return NULL;
+    }
+    if (n) memcpy(copy, entries, n * sizeof *copy);
+    *plan = (dlc_plan){.entries = copy, .n = n, .arena = arena, .most_slabs = most_slabs, .references = 1};
+    return plan;
+}
+
+/* Runs under way go on; their slabs are unmapped when the last of their ranges is freed. */
+PUBLIC void dlc_plan_destroy(dlc_plan *plan) {
+    pthread_mutex_lock(&registry);
+    drop(plan);
+    pthread_mutex_unlock(&registry);
+}
+
+PUBLIC void dlc_plan_counts(dlc_plan *plan, dlc_counts *out) {
+    pthread_mutex_lock(&registry);
+    *out = plan->counts;
+    pthread_mutex_unlock(&registry);
+}
+
+/* Opens a run on this thread, inside one that is open if there is one; `plan` may be NULL. Returns 1 with a slab, 0
+   without, -1 if there is no memory and nothing was opened. */
+PUBLIC int dlc_run_begin(dlc_plan *plan, int tracing) {
+    run *r = calloc(1, sizeof *r);
+    if (!r) return -1;
+    r->plan = plan;
+    r->tracing = tracing != 0;
+    r->slab = plan ? lease(plan) : NULL;
+    r->outer = current;
+    current = r;
+    return r->slab != NULL;
+}
+
+/* Copies the first `room` events of this thread's run; returns how many there are. */
+PUBLIC size_t dlc_run_events(dlc_event *out, size_t room) {
+    if (!current) return 0;
+    size_t n = current->events_n;
+    if (n && room) memcpy(out, current->events, (n < room ? n : room) * sizeof *out);
+    return n;
+}
+
+/* Counts a run that ends. The caller holds the registry; the slab, or the plan, may be gone afterwards. */
+static void settle(run *r) {
+    dlc_counts *c = &r->plan->counts;
+    if (!r->slab) {
+        c->fallbacks++;
+        drop(r->plan);
+        return;
+    }
+    pthread_mutex_lock(&r->slab->lock);
+    r->slab->stranded = r->slab->n > 0;
+    pthread_mutex_unlock(&r->slab->lock);
+    c->runs++;
+    c->served += r->served;
+    c->misses += r->misses;
+    c->stranded += r->slab->stranded;
+    if (!r->slab->stranded) rest(r->slab);
+}
+
+/* Closes this thread's run. */
+PUBLIC void dlc_run_end(void) {
+    run *r = current;
+    if (!r) return;
+    current = r->outer;
+    pthread_mutex_lock(&registry);
+    if (r->plan) settle(r);
+    pthread_mutex_unlock(&registry);
+    free(r->events);
+    free(r->live);
+    free(r);
+}
+
+/* ---- What ONNX Runtime calls ------------------------------------------------------------------------------------ */
+
+static OrtMemoryInfo *cpu;
+
+static const OrtMemoryInfo *info(const OrtAllocator *self) {
+    (void)self;
+    return cpu;
+}
+
+static OrtAllocator allocator = {API_VERSION, allocate, release, info};
+
+/* Registers the allocator, once in a process. A status that is not NULL refuses the library, with the reason. */
+PUBLIC OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase *base) {
+    static pthread_mutex_t registering = PTHREAD_MUTEX_INITIALIZER;
+    static bool registered;
+    (void)options;
+    OrtApi api = base->GetApi(API_VERSION);
+    OrtEnv *env = NULL;
+    OrtStatus *status = NULL;
+    pthread_mutex_lock(&registering);
+    if (!registered) {
+        status = ((CreateEnv)api[CREATE_ENV])(LOG_WARNING, "dlc", &env);
+        if (!status && !cpu)
+            status = ((CreateCpuMemoryInfo)api[CREATE_CPU_MEMORY_INFO])(DEVICE_ALLOCATOR, MEMORY_TYPE_DEFAULT, &cpu);
+        if (!status) status = ((RegisterAllocator)api[REGISTER_ALLOCATOR])(env, &allocator);
+        if (env) ((ReleaseEnv)api[RELEASE_ENV])(env);
+        registered = !status;
+    }
+    pthread_mutex_unlock(&registering);
+    return status;
+}
+
+/* The allocator as ONNX Runtime sees it, for tests without it. */
+PUBLIC void *dlc_allocate(size_t size) { return allocate(&allocator, size); }
+PUBLIC void dlc_release(void *address) { release(&allocator, address); }
