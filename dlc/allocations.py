@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -26,6 +27,17 @@ class Allocation(msgspec.Struct, frozen=True, array_like=True):
 
     size: Bytes
     offset: Bytes | None
+
+
+class Planned(Protocol):
+    """What a plan says of a run; ``shapes``: of each input."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...  # noqa: D102
+    @property
+    def allocations(self) -> tuple[Allocation, ...]: ...  # noqa: D102
+    @property
+    def arena(self) -> Bytes: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

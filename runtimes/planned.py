@@ -2,48 +2,139 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import msgspec
 import onnx_ir as ir
 
-from dlc.allocations import Event
+from dlc.allocations import Event, Planned, ShapeKey
+from dlc.errors import CapabilityError, DataError
 from dlc.runtimes.ort_cpu import OrtCpuRunner
-from dlc.runtimes.planned_library import Library, library
+from dlc.runtimes.planned_library import Counts, Library, library
 from dlc.runtimes.session import SessionConfig
-from dlc.types import Feeds
+from dlc.types import Feeds, Outputs
 
 FOLLOWED = SessionConfig(graph_optimization="none", execution_order="priority", mem_reuse=False, mem_pattern=False)
 """Nodes in file order, and each buffer freed after its last reader: what a plan is made for."""
+SLABS = 8
+"""Runs of one plan that can be under way at a time, each in an arena of its own; a further one takes malloc."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """How a session holds activations: at planned offsets, or by session options alone for the stated reason."""
+
+    name: Literal["planned", "options"]
+    reason: str = ""
 
 
 class AllocatingRunner(OrtCpuRunner):
     """A session that takes its memory from the library; CapabilityError when it is opened where that is missing."""
 
     def __init__(self, model: ir.Model | Path, config: SessionConfig = FOLLOWED):
-        entries = {**config.entries, "session.use_env_allocators": "1"}
-        super().__init__(model, msgspec.structs.replace(config, entries=entries))
+        super().__init__(model, config)
+        self.library: Library | None = None
 
     def open(self) -> None:
         """Build and load the library, then create the session."""
-        self.library: Library = library()
+        self.library = library()
         super().open()
 
     def configure(self, options: Any) -> None:
-        """Have ONNX Runtime register the allocator."""
-        options.register_custom_ops_library(str(self.library.path))
+        """Have ONNX Runtime register the allocator, and the session use it."""
+        if self.library is not None:
+            options.register_custom_ops_library(str(self.library.path))
+            options.add_session_config_entry("session.use_env_allocators", "1")
 
     def events(self, feeds: Feeds) -> tuple[Event, ...]:
         """Return what a run allocates and frees, in order; outputs are not freed within it."""
         import onnxruntime
 
+        assert self.library is not None
+        self.interface.check_feeds(feeds)
         values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(array) for name, array in feeds.items()}
         events: list[Event] = []
         with self.library.traced(events):
             outputs = self._session.run_with_ort_values(self._outputs, values)
         del outputs  # not before: what is freed within the run does not escape it
         return tuple(events)
+
+
+class PlannedRunner(AllocatingRunner):
+    """A session whose runs follow a plan if one is for the shapes of their inputs; ``tier`` says what is in force.
+
+    A plan is for the nodes of this file in file order: ``config`` keeps ONNX Runtime from changing either.
+    Any number of threads may run it; it may be closed when none does.
+    """
+
+    def __init__(
+        self, model: ir.Model | Path, plans: Sequence[Planned], config: SessionConfig = FOLLOWED, *, slabs: int = SLABS
+    ):
+        super().__init__(model, config)
+        self.plans = tuple(plans)
+        self.slabs = slabs
+        self._handles: dict[ShapeKey, int] = {}
+        self._reason = ""
+
+    def open(self) -> None:
+        """Create the session, on options alone where the library is missing; DataError if a plan lacks an input."""
+        self._reason = "" if self.plans else "there is no plan"
+        try:
+            self.library = library()
+        except CapabilityError as error:
+            self._reason = str(error)
+        OrtCpuRunner.open(self)
+        self._names = [t.name for t in self.interface.inputs]
+        if self.library is not None:
+            self._begin, self._end = self.library.begin, self.library.end
+            self._handles = {self._key(plan): self.library.create(plan, self.slabs) for plan in self.plans}
+
+    def configure(self, options: Any) -> None:
+        """Stay with options where ONNX Runtime refuses the library."""
+        try:
+            super().configure(options)
+        except Exception as error:  # noqa: BLE001 - onnxruntime raises what it likes
+            self.library, self._reason = None, f"ONNX Runtime refuses the library: {error}"
+
+    def close(self) -> None:
+        """Release the session, then its arenas."""
+        super().close()
+        if self.library is not None:
+            for handle in self._handles.values():
+                self.library.destroy(handle)
+        self._handles = {}
+
+    def infer(self, feeds: Feeds) -> Outputs:
+        """Run once, at planned offsets if there is a plan for these shapes."""
+        handle = self._handles.get(tuple([feeds[name].shape for name in self._names]))
+        if handle is None or self._begin(handle, 0) < 0:
+            return super().infer(feeds)
+        try:
+            return super().infer(feeds)
+        finally:
+            self._end()
+
+    @property
+    def tier(self) -> Tier:
+        """What is in force; that another allocator took the library's place shows after the first run."""
+        counts, wanted = self.counts, any(a.offset is not None for p in self.plans for a in p.allocations)
+        if counts.runs and wanted and not counts.served + counts.misses:
+            return Tier("options", "another allocator of this process took the library's place")
+        return Tier("options", self._reason) if self._reason else Tier("planned")
+
+    @property
+    def counts(self) -> Counts:
+        """What became of the runs whose inputs have the shapes of a plan."""
+        if self.library is None:
+            return Counts()
+        return sum(map(self.library.counts, self._handles.values()), Counts())
+
+    def _key(self, plan: Planned) -> ShapeKey:
+        if missing := [name for name in self._names if name not in plan.shapes]:
+            raise DataError(f"the plan states no shape of input {missing[0]!r}; it is for another model")
+        return tuple(tuple(plan.shapes[name]) for name in self._names)
 
 
 def trace(model: ir.Model | Path, feeds: Feeds, config: SessionConfig = FOLLOWED) -> tuple[Event, ...]:

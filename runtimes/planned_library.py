@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import operator
 import os
 import platform
 import shlex
@@ -18,12 +19,12 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
-from dlc.allocations import Event, RunPlan
+from dlc.allocations import Event, Planned
 from dlc.cache import cache_folder
-from dlc.errors import CapabilityError
+from dlc.errors import CapabilityError, DataError
 
 SOURCE = Path(__file__).with_name("planned_allocator.c")
 OPTIONS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
@@ -42,11 +43,14 @@ class Counts:
     from malloc though they had one or were not foreseen; ``stranded`` runs ended with ranges of the slab in use.
     """
 
-    runs: int
-    fallbacks: int
-    served: int
-    misses: int
-    stranded: int
+    runs: int = 0
+    fallbacks: int = 0
+    served: int = 0
+    misses: int = 0
+    stranded: int = 0
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*map(operator.add, astuple(self), astuple(other)))
 
 
 class _Entry(ctypes.Structure):
@@ -58,7 +62,7 @@ class _Event(ctypes.Structure):
 
 
 class _Counts(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_uint64) for name in Counts.__dataclass_fields__)
+    _fields_ = tuple((f.name, ctypes.c_uint64) for f in fields(Counts))
 
 
 class Library:
@@ -94,7 +98,7 @@ class Library:
         finally:
             self.end()
 
-    def create(self, plan: RunPlan, slabs: int) -> int:
+    def create(self, plan: Planned, slabs: int) -> int:
         """Return a handle for runs under a plan, at most so many of them in slabs at one time."""
         entries = (_Entry * len(plan.allocations))()
         for entry, allocation in zip(entries, plan.allocations, strict=True):
@@ -102,14 +106,14 @@ class Library:
             entry.offset = ESCAPES if allocation.offset is None else allocation.offset
         handle = self._dll.dlc_plan_create(entries, len(entries), plan.arena, slabs)
         if not handle:
-            raise ValueError("an allocation of the plan leaves its arena")
+            raise DataError("an allocation of the plan leaves its arena; plan the model again")
         return int(handle)
 
     def counts(self, handle: int) -> Counts:
         """Return the counts of the runs that have ended."""
         counts = _Counts()
         self._dll.dlc_plan_counts(handle, counts)
-        return Counts(**{name: getattr(counts, name) for name in Counts.__dataclass_fields__})
+        return Counts(*(getattr(counts, f.name) for f in fields(Counts)))
 
     def destroy(self, handle: int) -> None:
         """Give a handle back."""
