@@ -11,22 +11,21 @@ A shape that neither the graph nor ONNX shape inference gives is measured by a r
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from dlc.allocations import Allocation
 from dlc.errors import PassError, Unsupported
-from dlc.passes.base import subgraphs
 from dlc.passes.concrete_shapes import Shape, infer_shapes, infer_types
+from dlc.passes.liveness import Kernel, assumed, liveness, outside
 from dlc.passes.offsets import ALIGNMENT, Buffer, aligned, faults, lower_bound, place
 from dlc.passes.weighted import label
-from dlc.types import Bytes, Step
+from dlc.types import Bytes
 
 __all__ = ["Buffer", "Plan", "faults", "infer_shapes", "lower_bound", "plan"]
-
-RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-"""Operators whose output is their first input's bytes."""
 
 NOTE = (
     "planned for the nodes of the file in file order, activations only: graph inputs, weights and what is computed "
@@ -40,7 +39,13 @@ Trace = Callable[[ir.Model, Sequence[str], Mapping[str, int]], Mapping[str, Shap
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Offsets for one graph at one choice of sizes. ``order``: node names, step by step."""
+    """Offsets for one graph at one choice of sizes. ``order``: names of its nodes, step by step.
+
+    ``shapes``: of every input, which the plan is for. ``allocations``: those of a run, one by one, where it was traced.
+    ``every_order``: bytes that no order of the nodes is below, where known; ``given_bytes``: the peak of the order that
+    was given. ``outputs_bytes``: of what the run hands out, which the arena does not hold. ``runtime``: the version of
+    ONNX Runtime that the plan was compared with.
+    """
 
     arena: Bytes
     lower_bound: Bytes
@@ -51,6 +56,17 @@ class Plan:
     solver: str
     alignment: Bytes = ALIGNMENT
     note: str = NOTE
+    shapes: Mapping[str, Shape] = field(default_factory=dict)
+    allocations: tuple[Allocation, ...] = ()
+    every_order: Bytes | None = None
+    given_bytes: Bytes | None = None
+    outputs_bytes: Bytes | None = None
+    runtime: str = ""
+
+    @property
+    def proved(self) -> bool:
+        """Whether no order and no offsets need a smaller arena."""
+        return self.every_order is not None and self.arena <= self.every_order
 
 
 def plan(model: ir.Model, sizes: Mapping[str, int], *, alias: bool = True, trace: Trace | None = None) -> Plan:
@@ -59,12 +75,17 @@ def plan(model: ir.Model, sizes: Mapping[str, int], *, alias: bool = True, trace
     ``trace`` measures what cannot be inferred; default: one run on ONNX Runtime's CPU provider with seeded feeds.
     """
     buffers = tuple(_buffers(model, sizes, alias=alias, trace=trace or _trace))
-    placed = place(buffers)
-    if fault := next(faults(buffers, placed.offsets), None):
+    return placed(buffers, model.graph, sizes)
+
+
+def placed(buffers: Sequence[Buffer], order: Iterable[ir.Node], sizes: Mapping[str, int]) -> Plan:
+    """Give each buffer its offset, and check them; PassError if two share bytes while both are alive."""
+    found = place(buffers)
+    if fault := next(faults(buffers, found.offsets), None):
         raise PassError("plan-memory", fault)
-    offsets = {b.name: placed.offsets[b.name] for b in buffers}
-    order = tuple(label(node) for node in model.graph)
-    return Plan(placed.arena, lower_bound(buffers), buffers, offsets, order, dict(sizes), placed.solver)
+    offsets = {b.name: found.offsets[b.name] for b in buffers}
+    names = tuple(label(node) for node in order)
+    return Plan(found.arena, lower_bound(buffers), tuple(buffers), offsets, names, dict(sizes), found.solver)
 
 
 def live_bytes(buffers: Iterable[Buffer], steps: int) -> list[Bytes]:
@@ -82,38 +103,26 @@ def live_bytes(buffers: Iterable[Buffer], steps: int) -> list[Bytes]:
 
 def _buffers(model: ir.Model, sizes: Mapping[str, int], *, alias: bool, trace: Trace) -> Iterator[Buffer]:
     graph = model.graph
-    lifetimes = _lifetimes(graph, alias=alias)
+    beside = outside(graph)
+    for node in graph:
+        if _folds(node, beside):
+            beside.update(node.outputs)
+    kernels = assumed if alias else _separate
+    lifetimes = liveness(list(graph), graph, defaultdict(lambda: 1), kernels, beside).buffers
+    values = {v.name: v for node in graph for v in node.outputs}
     shapes = infer_shapes(model, sizes)
-    if missing := [str(v.name) for v in lifetimes if v.name not in shapes]:
+    if missing := [b.name for b in lifetimes if b.name not in shapes]:
         shapes |= trace(model, missing, sizes)
     types = infer_types(model)
-    for value, (first, last) in lifetimes.items():
+    for each in lifetimes:
+        value = values[each.name]
         if (size := _bytes(value, types.get(value, value.dtype), shapes)) > 0:
-            yield Buffer(str(value.name), size, first, last)
+            yield replace(each, size=size)
 
 
-def _lifetimes(graph: ir.Graph, *, alias: bool) -> dict[ir.Value, tuple[Step, Step]]:
-    """First step and the step after the last, of each planned value."""
-    root: dict[ir.Value, ir.Value] = {}
-    lifetimes: dict[ir.Value, tuple[Step, Step]] = {}
-    outside = {*graph.inputs, *graph.initializers.values(), *graph.outputs}
-    for step, node in enumerate(graph):
-        if _folds(node, outside):
-            outside.update(node.outputs)
-            continue
-        for value in _reads(node):
-            owner = root.get(value, value)
-            if owner in lifetimes:
-                lifetimes[owner] = (lifetimes[owner][0], step + 1)
-        for value in node.outputs:
-            if value in outside or not value.name:
-                continue
-            source = node.inputs[0] if alias and not node.domain and node.op_type in RESHAPES else None
-            if source is not None:
-                root[value] = root.get(source, source)
-            else:
-                lifetimes[value] = (step, step + 1)
-    return lifetimes
+def _separate(_: ir.Node) -> Kernel:
+    """Every output has bytes of its own."""
+    return Kernel()
 
 
 def _folds(node: ir.Node, known: set[ir.Value]) -> bool:
@@ -121,14 +130,6 @@ def _folds(node: ir.Node, known: set[ir.Value]) -> bool:
     inputs = [v for v in node.inputs if v is not None]
     fed = any(v.is_graph_input() or v not in known for v in inputs)
     return not fed and not node.op_type.startswith("Random") and (bool(inputs) or node.op_type == "Constant")
-
-
-def _reads(node: ir.Node) -> Iterator[ir.Value]:
-    """Inputs of a node, and all that the nodes of its subgraphs read."""
-    yield from (v for v in node.inputs if v is not None)
-    for graph in subgraphs(node):
-        yield from (v for inner in graph for v in inner.inputs if v is not None)
-        yield from graph.outputs
 
 
 def _bytes(value: ir.Value, dtype: ir.DataType | None, shapes: Mapping[str, Shape]) -> Bytes:

@@ -11,6 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds
 
 RUNS = 5
@@ -55,9 +56,12 @@ class _Recorder(OrtCpuRunner):
         return Loaded(ir.load(self._optimized), tuple(_kernels(events)))
 
 
-def load_as_run(model: ir.Model | Path, feeds: Feeds | None = None) -> Loaded:
-    """Load a model as a default session does, and run it a few times if there are feeds; ModelError if it cannot."""
-    with _Recorder(model, profile=True) as runner:
+def load_as_run(model: ir.Model | Path, feeds: Feeds | None = None, config: SessionConfig | None = None) -> Loaded:
+    """Load a model as a session does, by default with its options, and run it a few times if there are feeds.
+
+    ModelError if it cannot.
+    """
+    with _Recorder(model, config, profile=True) as runner:
         return runner.loaded(feeds)
 
 

@@ -124,6 +124,11 @@ def import_onnxruntime() -> Any:
     return onnxruntime
 
 
+def runtime_version() -> str:
+    """Return the version of the ONNX Runtime that is installed."""
+    return str(import_onnxruntime().__version__)
+
+
 def session_options(ort: Any, config: SessionConfig) -> Any:
     """Translate a configuration to ``onnxruntime.SessionOptions``."""
     options = ort.SessionOptions()

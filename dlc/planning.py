@@ -1,0 +1,167 @@
+"""From a model to a plan that ONNX Runtime follows: optimise, probe, order, place, and compare with a traced run.
+
+What is planned is the graph that ONNX Runtime makes of a model when it loads it, written down with its nodes in the
+planned order. Loaded with ``in_planned_order``, no optimiser moves them, and no buffer is reused but as planned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from dlc.errors import CapabilityError, PassError, Unsupported
+from dlc.interface import Interface, sizes_of
+from dlc.passes import schedule
+from dlc.passes.base import all_nodes
+from dlc.passes.liveness import Kernels, Liveness, executed, liveness, tasks
+from dlc.passes.plan_memory import Plan, placed
+from dlc.passes.plan_run import plan_run
+from dlc.runtimes.footsteps import Footstep, footsteps, in_planned_order
+from dlc.runtimes.kernels import Prober, Types, byte_size, ort_type
+from dlc.runtimes.loaded import load_as_run
+from dlc.runtimes.ort import runtime_version
+from dlc.runtimes.session import SessionConfig
+from dlc.types import Bytes, Feeds
+
+APART = 0.01
+"""The share of the peak by which liveness and a traced run may differ: nothing is rounded on either side, so that any
+difference is a wrong assumption; this one leaves room for the few bytes that kernels keep from run to run."""
+
+SLACK: Bytes = 1 << 12
+"""Bytes of shapes and indices, in tensors of their own, that a traced run may hold beside those of a tiny plan."""
+
+NOTE = (
+    "planned for the graph that ONNX Runtime makes of the model, in the planned order, and compared with a traced run; "
+    "graph inputs, weights and graph outputs are not in the arena"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A graph with its nodes in the planned order, its plan, and the session options that follow it."""
+
+    model: ir.Model
+    plan: Plan
+    config: SessionConfig
+
+
+def prepare(
+    model: ir.Model | Path, feeds: Feeds, config: SessionConfig | None = None, *, reorder: bool = True
+) -> Prepared:
+    """Plan a model for inputs of the shapes of these feeds; ``reorder`` off keeps the order that it has.
+
+    PassError if the model of liveness is more than 1 % from a traced run; Unsupported names a tensor without a size.
+    """
+    config = config or SessionConfig()
+    graph = load_as_run(model, config=config).graph
+    name_nodes(graph)
+    followed = in_planned_order(config)
+    given = _Walk.of(graph, feeds, followed)
+    kernels = Prober(graph, given.types, followed).kernels(feeds)
+    given.check(kernels)
+    problem, sizes = tasks(given.order, graph.graph, given.sizes, kernels)
+    found = schedule.schedule(problem, sizes)
+    walk = given
+    if reorder and list(found.order) != list(range(len(problem))):
+        move_nodes(graph.graph, [given.order[i] for i in found.order])
+        walk = _Walk.of(graph, feeds, followed)
+        if walk.peak >= given.peak:  # Shape and Size move of their own accord; and outputs may come early
+            move_nodes(graph.graph, given.order)
+            walk = given
+    lives = walk.check(kernels)
+    plan = placed(lives.buffers, walk.order, sizes_of(Interface.of(graph), feeds))
+    plan = replace(
+        plan, note=NOTE, every_order=found.bound, runtime=runtime_version(),
+        given_bytes=schedule.peak(problem, sizes, range(len(problem))),
+        shapes={name: array.shape for name, array in feeds.items()}, outputs_bytes=max(lives.escaping, default=0),
+    )  # fmt: skip
+    return Prepared(graph, _traced(plan, graph, feeds, followed), followed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Walk:
+    """One traced run of a graph: the nodes as they ran, what each took, type and shape of every tensor, and its bytes."""
+
+    graph: ir.Graph
+    order: list[ir.Node]
+    steps: Sequence[Footstep]
+    types: Types
+    sizes: Mapping[str, Bytes]
+
+    @classmethod
+    def of(cls, model: ir.Model, feeds: Feeds, config: SessionConfig) -> _Walk:
+        """Run a graph whose nodes have names of their own."""
+        order = executed(model.graph)
+        ours = {node.name for node in order}
+        steps = [s for s in footsteps(model, feeds, config) if s.node in ours]
+        if [n.name for n in order] != [s.node for s in steps]:
+            ran = next((s.node for n, s in zip(order, steps, strict=False) if n.name != s.node), "nothing")
+            raise PassError("plan-memory", f"ONNX Runtime ran {ran!r} out of the order of the file")
+        types = {name: ort_type(array) for name, array in feeds.items()}
+        for node, step in zip(order, steps, strict=True):
+            types |= dict(zip(_written(node, step), step.outputs, strict=True))
+        return cls(model.graph, order, steps, types, {name: byte_size(*kind) for name, kind in types.items()})
+
+    @property
+    def peak(self) -> Bytes:
+        """Return the most bytes that tensors held at once, outputs included."""
+        return max((s.held for s in self.steps), default=0)
+
+    def check(self, kernels: Kernels) -> Liveness:
+        """Say which buffers are alive when; PassError names the first step that is more than 1 % of the peak off."""
+        lives = liveness(self.order, self.graph, self.sizes, kernels)
+        expected = [held + out for held, out in zip(lives.held, lives.escaping, strict=True)]
+        before = self.steps[0].held - self.steps[0].taken if self.steps else 0  # what the session holds anyway
+        room = APART * max(expected, default=0)
+        for step, bytes_ in zip(self.steps, expected, strict=True):
+            if abs(step.held - before - bytes_) > room:
+                raise PassError(
+                    "plan-memory",
+                    f"at node {step.node!r} tensors hold {step.held - before:,} bytes in a traced run, "
+                    f"but {bytes_:,} by the model of liveness",
+                )
+        return lives
+
+
+def _written(node: ir.Node, step: Footstep) -> list[str]:
+    names = [v.name for v in node.outputs if v.name]
+    if len(names) != len(step.outputs):
+        raise Unsupported(
+            f"node {node.name!r} ({node.op_type}) writes something that is no tensor; it cannot be planned"
+        )
+    return names
+
+
+def _traced(plan: Plan, model: ir.Model, feeds: Feeds, config: SessionConfig) -> Plan:
+    """Add the allocations of a run, one by one, where the library that traces them is at hand."""
+    from dlc.runtimes.planned import trace
+
+    try:
+        run = plan_run(trace(model, feeds, config), plan.shapes)
+    except CapabilityError:
+        return plan
+    if abs(run.lower_bound - plan.lower_bound) > APART * plan.lower_bound + SLACK:
+        raise PassError(
+            "plan-memory",
+            f"a traced run had {run.lower_bound:,} bytes alive at once, the plan says {plan.lower_bound:,}",
+        )
+    return replace(plan, allocations=run.allocations, arena=max(plan.arena, run.arena))
+
+
+def name_nodes(model: ir.Model) -> None:
+    """Give every node a name of its own, by which a profile tells what it ran."""
+    seen: set[str] = set()
+    for i, node in enumerate(all_nodes(model.graph)):
+        if not node.name or node.name in seen:
+            node.name = next(n for k in range(i, i + len(seen) + 2) if (n := f"{node.op_type}_{k}") not in seen)
+        seen.add(node.name)
+
+
+def move_nodes(graph: ir.Graph, order: Sequence[ir.Node]) -> None:
+    """Put the nodes of a graph in an order; constants come first."""
+    first = [n for n in graph if n not in set(order)]
+    graph.remove([*first, *order])
+    graph.extend([*first, *order])

@@ -1,0 +1,198 @@
+"""What the kernel of a node does with memory, found by running that node alone, on the values that it is fed.
+
+    input ── Expand ──► x ── node ──► y ── Shape ──► output
+
+``Expand`` always writes a new buffer, so that the node is free to write over ``x``. It did, or handed ``x`` on, if it
+took fewer bytes than its outputs have; it handed ``x`` on if it does so while ``x`` is still needed. Bytes that were
+held beside ``x`` and ``y`` at the worst moment are scratch.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx import TensorProto, helper, numpy_helper
+
+from dlc.errors import DlcError, Unsupported
+from dlc.passes.base import holds_graph
+from dlc.passes.concrete_shapes import Shape
+from dlc.passes.liveness import Kernel, Kernels, assumed, reads
+from dlc.runtimes.footsteps import footsteps
+from dlc.runtimes.probe import Probe
+from dlc.runtimes.session import SessionConfig
+from dlc.types import Array, Bytes, Feeds
+
+Types = Mapping[str, tuple[str, Shape]]
+"""Type and shape of each tensor; types have ONNX Runtime's names."""
+
+NODE = "probed"
+BALLAST: Bytes = 1 << 16
+SMALL = 64
+"""Elements of a constant whose values can decide a kernel's shape: axes, pads, shapes."""
+FED = "/fed"
+
+
+@dataclass(frozen=True, slots=True)
+class Prober:
+    """Probes kinds of nodes: of one operator, with the same attributes and constants, fed the same types and shapes.
+
+    ``types``: type and shape of every tensor of the main graph that a run writes or is fed.
+    """
+
+    model: ir.Model
+    types: Types
+    config: SessionConfig
+
+    def kernels(self, feeds: Feeds) -> Kernels:
+        """Probe each kind once; one that cannot run alone is assumed to be like its operator."""
+        nodes = [n for n in self.model.graph if not (n.op_type == "Constant" and not n.domain)]
+        kinds = {node: self._kind(node) for node in nodes}
+        first = {kind: node for node, kind in reversed(kinds.items())}
+        needed = sorted({name for node in first.values() for name in self._fed(node)})
+        with Probe(self.model) as probe:
+            values = next(iter(probe.fetch(needed, [feeds]))) if needed else {}
+        found = {kind: self._probe(node, values) for kind, node in first.items()}
+        return lambda node: found[kinds[node]] if node in kinds else assumed(node)
+
+    def _fed(self, node: ir.Node) -> list[str]:
+        """Return the tensors of the main graph that a node, or one in its subgraphs, reads; constants left out."""
+        names = dict.fromkeys(str(v.name) for v in reads(node) if not is_constant(v))
+        return [name for name in names if name in self.types]
+
+    def _kind(self, node: ir.Node) -> str:
+        version = self.model.opset_imports.get(node.domain, 0)
+        attributes = "; ".join(f"{name}={_text(a)}" for name, a in sorted(node.attributes.items()))
+        operands = ", ".join("-" if v is None else self._operand(v) for v in node.inputs)
+        captured = ", ".join(f"{self.types[n]}" for n in self._fed(node)) if holds_graph(node) else ""
+        return f"{node.domain}.{node.op_type}-{version} [{attributes}] ({operands}) {captured}"
+
+    def _operand(self, value: ir.Value) -> str:
+        if (tensor := ir.convenience.get_const_tensor(value)) is None or value.is_graph_input():
+            return f"{self.types.get(str(value.name))}"
+        content = tensor.numpy().tobytes().hex() if tensor.size <= SMALL else ""
+        return f"const {tensor.dtype}{tuple(tensor.shape)} {content}"
+
+    def _probe(self, node: ir.Node, values: Feeds) -> Kernel:
+        fed = self._fed(node)
+        sizes = {i: values[str(v.name)].nbytes for i, v in enumerate(node.inputs) if v is not None and v.name in fed}
+        try:
+            taken, written, scratch = self._run(node, values, kept=())
+            missing = sum(written) - taken
+            pairs = [
+                (j, i)
+                for j, out in enumerate(written)
+                if 0 < out <= missing
+                for i, size in sizes.items()
+                if size == out
+            ]
+            if missing <= 0 or not pairs:
+                return Kernel(scratch=scratch)
+            if self._run(node, values, kept=fed)[0] == taken:
+                return Kernel(alias=tuple(_first_of_each(pairs)), scratch=scratch)
+            over = [(j, i) for j, i in pairs if self._overwrites(node, values, i, fed, sum(written))]
+        except DlcError:
+            return assumed(node)
+        return Kernel(in_place=tuple(over), scratch=scratch)
+
+    def _overwrites(self, node: ir.Node, values: Feeds, i: int, fed: Sequence[str], written: Bytes) -> bool:
+        """Whether a node takes less if its input ``i`` alone is not needed any more."""
+        dying = node.inputs[i]
+        assert dying is not None
+        return self._run(node, values, kept=[name for name in fed if name != dying.name])[0] < written
+
+    def _run(self, node: ir.Node, values: Feeds, kept: Collection[str]) -> tuple[Bytes, list[Bytes], Bytes]:
+        """Return the bytes a node took, those of each of its outputs, and its scratch."""
+        fed = self._fed(node)
+        feeds = {name + FED: values[name] for name in fed}
+        steps = footsteps(_alone(self.model, node, {n: values[n] for n in fed}, kept), feeds, self.config)
+        before, step = next((a, b) for a, b in itertools.pairwise(steps) if b.node == NODE)
+        named = [v for v in node.outputs if v.name]
+        sizes = iter(byte_size(kind, shape) for kind, shape in step.outputs)
+        written = [next(sizes) if v in named else 0 for v in node.outputs]
+        return step.taken, written, step.peak - step.in_use if step.peak > before.peak else 0
+
+
+def byte_size(kind: str, shape: Shape) -> Bytes:
+    """Return the bytes of a tensor whose type has ONNX Runtime's name; Unsupported if it has no fixed size."""
+    if (bits := BITS.get(kind)) is None:
+        raise Unsupported(f"a tensor of type {kind} has no fixed size in bytes; it cannot be planned")
+    return -(-math.prod(shape) * bits // 8)
+
+
+def ort_type(array: Array) -> tuple[str, Shape]:
+    """Return the type of an array by ONNX Runtime's name, and its shape."""
+    name = {"float32": "float", "float64": "double", "object": "string"}.get(str(array.dtype), str(array.dtype))
+    return name, array.shape
+
+
+BITS = {
+    "float": 32, "double": 64, "float16": 16, "bfloat16": 16, "bool": 8, "int4": 4, "uint4": 4, "int8": 8, "uint8": 8,
+    "int16": 16, "uint16": 16, "int32": 32, "uint32": 32, "int64": 64, "uint64": 64, "float8e4m3fn": 8,
+    "float8e4m3fnuz": 8, "float8e5m2": 8, "float8e5m2fnuz": 8,
+}  # fmt: skip
+
+
+def is_constant(value: ir.Value) -> bool:
+    """Whether a value is known before a run."""
+    return not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
+
+
+def _first_of_each(pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    yield from {j: (j, i) for j, i in reversed(pairs)}.values()
+
+
+def _text(attribute: ir.Attr) -> str:
+    if attribute.type is ir.AttributeType.TENSOR:
+        return attribute.as_tensor().tobytes().hex()
+    if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+        return ir.serde.serialize_attribute(attribute).SerializeToString().hex()
+    return str(attribute.value)
+
+
+def _alone(model: ir.Model, node: ir.Node, values: Feeds, kept: Collection[str]) -> ir.Model:
+    """Build a model of one node; it is fed by copies, and ``kept`` of them are needed after it as well."""
+    proto = ir.serde.serialize_node(node)
+    proto.name = NODE
+    ballast = BALLAST + 2 * sum(v.const_value.nbytes for v in reads(node) if v.const_value is not None)
+    nodes = [
+        helper.make_node(
+            "ConstantOfShape", ["/size"], ["/ballast"], value=helper.make_tensor("", TensorProto.INT8, [1], [0])
+        )
+    ]
+    nodes += [helper.make_node("Expand", [name + FED, name + "/shape"], [name]) for name in values]
+    nodes += [proto, *(helper.make_node("Shape", [name], [name + "/end"]) for name in proto.output if name)]
+    nodes += [helper.make_node("Expand", [name, name + "/shape"], [name + "/kept"]) for name in kept]
+    nodes.append(helper.make_node("Gather", ["/ballast", "/first"], ["/end"]))
+    for i, each in enumerate(nodes):
+        each.name = each.name or f"/{i}"
+    weights = {v.name: v for v in reads(node) if is_constant(v) and v.name}
+    initializers = [_weight(v) for v in weights.values()]
+    initializers += [_ints(name + "/shape", value.shape) for name, value in values.items()]
+    initializers += [_ints("/size", (ballast,)), _ints("/first", (0,))]
+    inputs = [
+        helper.make_tensor_value_info(name + FED, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+        for name, v in values.items()
+    ]
+    ends = [n for each in nodes for n in each.output if n.endswith(("/end", "/kept"))]
+    outputs = [onnx.ValueInfoProto(name=name) for name in ends]
+    graph = helper.make_graph(nodes, "probe", inputs, outputs, initializers)
+    opsets = [helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    return ir.serde.deserialize_model(helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version))
+
+
+def _weight(value: ir.Value) -> TensorProto:
+    tensor = ir.convenience.get_const_tensor(value)
+    assert tensor is not None
+    proto = ir.serde.serialize_tensor(tensor)
+    proto.name = str(value.name)
+    return proto
+
+
+def _ints(name: str, values: Sequence[int]) -> TensorProto:
+    return numpy_helper.from_array(np.array(values, np.int64), name)
