@@ -27,7 +27,7 @@ CLEAR = Path("/proc/self/clear_refs")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run: ``feeds`` is an archive of the arrays of ``inputs`` in order; without a plan a plain session runs."""
+    """What to run; ``feeds``: an archive of the arrays of ``inputs`` in order. Without a plan a plain session runs."""
 
     model: str
     config: SessionConfig
