@@ -10,9 +10,10 @@ import msgspec
 import numpy as np
 
 from dlc.artifact import MANIFEST, Artifact, seal, staging
+from dlc.budget import climb
 from dlc.cost_table import Cost, CostTable
 from dlc.costs import Costs
-from dlc.errors import DlcError, Unsupported, UserError
+from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.export import Exported, export
 from dlc.feeds import distinct_sizes, least_sizes, measured_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface
@@ -27,12 +28,12 @@ from dlc.stages.evidence import BASELINE, Subject, gather
 from dlc.stages.expectations import hits
 from dlc.stages.record import check_data, to_manifest
 from dlc.stages.rewriting import rewrite
-from dlc.stages.shipping import add_golden, add_plan, ship
+from dlc.stages.shipping import add_golden, add_plan, candidates, ship
 from dlc.stages.simulation import simulated
 from dlc.stages.trust import evaluator
 from dlc.stages.variants import Build, build
 from dlc.target import Target
-from dlc.types import Feeds
+from dlc.types import Bytes, Feeds
 
 SILENT = Silent()
 
@@ -41,7 +42,8 @@ SILENT = Silent()
 class Options:
     """How to compile. ``variants`` None: those that the recipe names. ``cache`` None: no measured cost is kept.
 
-    ``costs``: measured on the target, which is another machine; they alone decide what is rewritten.
+    ``costs``: measured on the target, which is another machine; they alone decide what is rewritten. ``memory_budget``:
+    most that a model may add to a process.
     """
 
     variants: tuple[Precision, ...] | None = None
@@ -51,6 +53,7 @@ class Options:
     overwrite: bool = False
     cache: Path | None = None
     costs: Mapping[str, Cost] | None = None
+    memory_budget: Bytes | None = None
 
 
 DEFAULT = Options()
@@ -97,6 +100,10 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
             add_golden(subject, _golden_inputs(exported, options.seed))
         gaps = simulated(subjects, built, recipe, exported)
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
+        if options.memory_budget is not None:
+            progress.stage("meet the memory budget")
+            found_ways = climb(candidates(subjects, built), costs.feeds, options.memory_budget)
+            record = msgspec.structs.replace(record, budget=found_ways)
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)
@@ -119,10 +126,12 @@ def _plan(
     for each in builds:
         try:
             if each.model is not None:
-                plans[each.precision] = add_plan(of[each.precision], each.model, feeds)
+                plans[each.precision] = add_plan(of[each.precision], feeds)
             noted.append(each)
-        except Unsupported as error:
+        except (Unsupported, CapabilityError) as error:
             noted.append(replace(each, notes=(*each.notes, f"no memory plan: {error}")))
+        except PassError as error:
+            noted.append(replace(each, bug=each.bug or error, notes=(*each.notes, f"no memory plan: {error}")))
     return noted, plans
 
 

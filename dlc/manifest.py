@@ -168,6 +168,24 @@ class Memory(Record, frozen=True, kw_only=True):
     note: str = ""
 
 
+class Rung(Record, frozen=True, kw_only=True):
+    """One way of holding a variant, and the bytes it adds to a process; ``bytes`` null where it could not be run."""
+
+    precision: str
+    rung: str
+    bytes: int | None
+    fits: bool
+    note: str = ""
+
+
+class Budget(Record, frozen=True, kw_only=True):
+    """A memory budget and what was tried to meet it; ``chosen``: the precision and the way that fit, empty if none."""
+
+    budget_bytes: int
+    tried: tuple[Rung, ...]
+    chosen: str
+
+
 class Size(Record, frozen=True, kw_only=True):
     """Bytes on disk of the model and its external data, as they are and compressed (zlib, level 6)."""
 
@@ -295,6 +313,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     reference: Reference
     variants: tuple[VariantRecord, ...]
     warnings: tuple[str, ...] = ()
+    budget: Budget | None = None
 
 
 def json_schema() -> dict[str, Any]:

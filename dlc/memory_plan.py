@@ -1,13 +1,19 @@
-"""``memory.json``: a memory plan beside the model it is for. Schema ``dlc-memory/1``; sizes and offsets in bytes."""
+"""``memory.json``: a memory plan beside the model it is for. Schema ``dlc-memory/1``; sizes and offsets in bytes.
+
+``docs/memory.schema.json`` is made from these classes: ``python -m dlc.memory_plan > docs/memory.schema.json``.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
+from dlc.allocations import Allocation
 from dlc.errors import ArtifactError
 from dlc.manifest import Lifetime, Record
 from dlc.passes.plan_memory import Buffer, Plan
@@ -17,7 +23,12 @@ SCHEMA = "dlc-memory/1"
 
 
 class MemoryPlan(Record, frozen=True, kw_only=True):
-    """A plan for the model file of this hash. Steps index ``order``; a buffer lives at first <= step < last."""
+    """A plan for the model file of this hash. Steps index ``order``; a buffer lives at first <= step < last.
+
+    ``shapes``: of every input, which the plan is for. ``runtime``: the ONNX Runtime that it was compared with; where it
+    is empty, nothing was. ``every_order_bytes``: no order of the nodes needs fewer; null where that is not known.
+    ``allocations``: of one run, in order, each with its size and its offset, null for what outlives the run.
+    """
 
     schema: Literal["dlc-memory/1"] = "dlc-memory/1"
     model_sha256: str
@@ -29,10 +40,18 @@ class MemoryPlan(Record, frozen=True, kw_only=True):
     note: str
     order: tuple[str, ...]
     buffers: tuple[Lifetime, ...]
+    file: str = "model.onnx"
+    shapes: Mapping[str, tuple[int, ...]] = {}
+    runtime: str = ""
+    every_order_bytes: Bytes | None = None
+    given_order_bytes: Bytes | None = None
+    outputs_bytes: Bytes | None = None
+    proved_optimal: bool = False
+    allocations: tuple[Allocation, ...] = ()
 
     @classmethod
-    def of(cls, plan: Plan, model_sha256: str) -> MemoryPlan:
-        """Record a plan."""
+    def of(cls, plan: Plan, model_sha256: str, file: str = "model.onnx") -> MemoryPlan:
+        """Record a plan for a file."""
         buffers = tuple(
             Lifetime(name=b.name, size=b.size, offset=plan.offsets[b.name], first=b.first, last=b.last)
             for b in plan.buffers
@@ -47,6 +66,14 @@ class MemoryPlan(Record, frozen=True, kw_only=True):
             note=plan.note,
             order=plan.order,
             buffers=buffers,
+            file=file,
+            shapes=dict(plan.shapes),
+            runtime=plan.runtime,
+            every_order_bytes=plan.every_order,
+            given_order_bytes=plan.given_bytes,
+            outputs_bytes=plan.outputs_bytes,
+            proved_optimal=plan.proved,
+            allocations=plan.allocations,
         )
 
     def plan(self) -> Plan:
@@ -61,12 +88,42 @@ class MemoryPlan(Record, frozen=True, kw_only=True):
             solver=self.solver,
             alignment=self.alignment,
             note=self.note,
+            shapes=self.shapes,
+            allocations=self.allocations,
+            every_order=self.every_order_bytes,
+            given_bytes=self.given_order_bytes,
+            outputs_bytes=self.outputs_bytes,
+            runtime=self.runtime,
         )
 
+    def check(self, model_sha256: str, shapes: Mapping[str, tuple[int, ...]], runtime: str) -> None:
+        """Raise ArtifactError with the reason if the plan is not for this model, these input shapes, this runtime."""
+        again = "make one with dlc plan"
+        if model_sha256 != self.model_sha256:
+            raise ArtifactError(f"the memory plan is of another model than {self.file}, or it changed since; {again}")
+        for name, shape in self.shapes.items():
+            if (given := tuple(shapes.get(name, ()))) != shape:
+                raise ArtifactError(
+                    f"the memory plan is for input {name!r} of shape {list(shape)}, not {list(given)}; {again} of it"
+                )
+        if self.runtime and self.runtime != runtime:
+            raise ArtifactError(f"the memory plan is for ONNX Runtime {self.runtime}, this is {runtime}; {again}")
 
-def encode(plan: Plan, model_sha256: str) -> bytes:
+
+def encode(plan: Plan, model_sha256: str, file: str = "model.onnx") -> bytes:
     """Return the text of ``memory.json``."""
-    return msgspec.json.format(msgspec.json.encode(MemoryPlan.of(plan, model_sha256)), indent=1) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(MemoryPlan.of(plan, model_sha256, file)), indent=1) + b"\n"
+
+
+def schema_text() -> str:
+    """Return the JSON Schema (Draft 2020-12) of ``memory.json``, as it is published."""
+    schema = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": f"urn:dlc:{SCHEMA.replace('/', ':')}",
+        "title": SCHEMA,
+        **msgspec.json.schema(MemoryPlan),
+    }
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
 
 
 def read(path: Path) -> MemoryPlan:
@@ -77,3 +134,7 @@ def read(path: Path) -> MemoryPlan:
         raise ArtifactError(f"{path} cannot be read: {error.strerror}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"{path} is damaged or not of schema {SCHEMA}: {error}") from error
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

@@ -20,10 +20,11 @@ from dlc.passes.liveness import Kernels, Liveness, executed, liveness, tasks
 from dlc.passes.plan_memory import Plan, placed
 from dlc.passes.plan_run import plan_run
 from dlc.runtimes.footsteps import Footstep, footsteps, in_planned_order
-from dlc.runtimes.kernels import Prober, Types, byte_size, ort_type
+from dlc.runtimes.kernels import Prober
 from dlc.runtimes.loaded import load_as_run
 from dlc.runtimes.ort import runtime_version
 from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.tensor_types import Types, byte_size, ort_type
 from dlc.types import Bytes, Feeds
 
 APART = 0.01
@@ -83,7 +84,7 @@ def prepare(
 
 @dataclass(frozen=True, slots=True)
 class _Walk:
-    """One traced run of a graph: the nodes as they ran, what each took, type and shape of every tensor, and its bytes."""
+    """One traced run: the nodes as they ran, what each took, and type, shape and bytes of every tensor."""
 
     graph: ir.Graph
     order: list[ir.Node]

@@ -93,39 +93,49 @@ def liveness(
     owners = _Owners(
         set(outside(graph) if beside is None else beside), Counter(v for node in order for v in reads(node))
     )
-    for value in graph.outputs:
-        owners.left[value] += 1
-    alive: dict[ir.Value, Step] = {}
-    buffers: list[Buffer] = []
-    held, escaping, holding, out = list[Bytes](), list[Bytes](), 0, 0
-
-    def let_go(value: ir.Value, step: Step) -> Bytes:
-        size = sizes[str(value.name)]
-        buffers.append(Buffer(str(value.name), size, alive.pop(value), step + 1))
-        return size
-
+    arena = _Arena(sizes)
+    held, escaping = list[Bytes](), list[Bytes]()
     for step, node in enumerate(order):
         kernel = kernels(node)
         fresh = [v for j, v in enumerate(node.outputs) if v.name and not _shared(owners, node, j, kernel, sizes)]
         for value in fresh:
-            if value.is_graph_output():
-                out += sizes[str(value.name)]
-            elif value not in owners.outside and sizes[str(value.name)]:
-                alive[value] = step
-                holding += sizes[str(value.name)]
-        held.append(holding)
-        escaping.append(out)
+            arena.write(value, step, escapes=value.is_graph_output(), beside=value in owners.outside)
+        held.append(arena.holding)
+        escaping.append(arena.out)
         if kernel.scratch:
-            buffers.append(Buffer(label(node) + SCRATCH, kernel.scratch, step, step + 1))
+            arena.buffers.append(Buffer(label(node) + SCRATCH, kernel.scratch, step, step + 1))
         for value in reads(node):
             owners.left[owners.owner(value)] -= 1
         for value in {*map(owners.owner, reads(node)), *fresh}:
-            if value in alive and not owners.left[value]:
-                holding -= let_go(value, step)
-    for value in list(alive):
-        let_go(value, len(order) - 1)
-    buffers.sort(key=lambda b: (b.first, b.last, b.name))
-    return Liveness(tuple(buffers), tuple(held), tuple(escaping))
+            if not owners.left[value]:
+                arena.let_go(value, step)
+    arena.buffers.sort(key=lambda b: (b.first, b.last, b.name))
+    return Liveness(tuple(arena.buffers), tuple(held), tuple(escaping))
+
+
+@dataclass(slots=True)
+class _Arena:
+    """What is alive, since when; the buffers that were, and the bytes that went out."""
+
+    sizes: Sizes
+    since: dict[ir.Value, Step] = field(default_factory=dict)
+    buffers: list[Buffer] = field(default_factory=list)
+    holding: Bytes = 0
+    out: Bytes = 0
+
+    def write(self, value: ir.Value, step: Step, *, escapes: bool, beside: bool) -> None:
+        size = self.sizes[str(value.name)]
+        if escapes:
+            self.out += size
+        elif not beside and size:
+            self.since[value] = step
+            self.holding += size
+
+    def let_go(self, value: ir.Value, step: Step) -> None:
+        if value in self.since:
+            size = self.sizes[str(value.name)]
+            self.buffers.append(Buffer(str(value.name), size, self.since.pop(value), step + 1))
+            self.holding -= size
 
 
 def _shared(owners: _Owners, node: ir.Node, output: int, kernel: Kernel, sizes: Sizes) -> bool:

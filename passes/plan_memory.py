@@ -21,7 +21,8 @@ from dlc.allocations import Allocation
 from dlc.errors import PassError, Unsupported
 from dlc.passes.concrete_shapes import Shape, infer_shapes, infer_types
 from dlc.passes.liveness import Kernel, assumed, liveness, outside
-from dlc.passes.offsets import ALIGNMENT, Buffer, aligned, faults, lower_bound, place
+from dlc.passes.offsets import ALIGNMENT, Buffer, aligned, faults, lower_bound
+from dlc.passes.pack import pack
 from dlc.passes.weighted import label
 from dlc.types import Bytes
 
@@ -80,7 +81,7 @@ def plan(model: ir.Model, sizes: Mapping[str, int], *, alias: bool = True, trace
 
 def placed(buffers: Sequence[Buffer], order: Iterable[ir.Node], sizes: Mapping[str, int]) -> Plan:
     """Give each buffer its offset, and check them; PassError if two share bytes while both are alive."""
-    found = place(buffers)
+    found = pack(buffers)
     if fault := next(faults(buffers, found.offsets), None):
         raise PassError("plan-memory", fault)
     offsets = {b.name: found.offsets[b.name] for b in buffers}

@@ -10,26 +10,24 @@ held beside ``x`` and ``y`` at the worst moment are scratch.
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from dlc.errors import DlcError, Unsupported
+from dlc.errors import DlcError
 from dlc.passes.base import holds_graph
 from dlc.passes.concrete_shapes import Shape
 from dlc.passes.liveness import Kernel, Kernels, assumed, reads
 from dlc.runtimes.footsteps import footsteps
 from dlc.runtimes.probe import Probe
 from dlc.runtimes.session import SessionConfig
-from dlc.types import Array, Bytes, Feeds
-
-Types = Mapping[str, tuple[str, Shape]]
-"""Type and shape of each tensor; types have ONNX Runtime's names."""
+from dlc.runtimes.tensor_types import FOREIGN, Types, byte_size
+from dlc.types import Bytes, Feeds
 
 NODE = "probed"
 BALLAST: Bytes = 1 << 16
@@ -55,8 +53,9 @@ class Prober:
         kinds = {node: self._kind(node) for node in nodes}
         first = {kind: node for node, kind in reversed(kinds.items())}
         needed = sorted({name for node in first.values() for name in self._fed(node)})
+        foreign = {n: np.zeros(self.types[n][1], np.float32) for n in needed if self.types[n][0] in FOREIGN}
         with Probe(self.model) as probe:
-            values = next(iter(probe.fetch(needed, [feeds]))) if needed else {}
+            values = {**next(iter(probe.fetch([n for n in needed if n not in foreign], [feeds]))), **foreign}
         found = {kind: self._probe(node, values) for kind, node in first.items()}
         return lambda node: found[kinds[node]] if node in kinds else assumed(node)
 
@@ -80,17 +79,12 @@ class Prober:
 
     def _probe(self, node: ir.Node, values: Feeds) -> Kernel:
         fed = self._fed(node)
-        sizes = {i: values[str(v.name)].nbytes for i, v in enumerate(node.inputs) if v is not None and v.name in fed}
+        sizes = {i: byte_size(*self.types[str(v.name)]) for i, v in enumerate(node.inputs) if v and v.name in fed}
         try:
             taken, written, scratch = self._run(node, values, kept=())
             missing = sum(written) - taken
-            pairs = [
-                (j, i)
-                for j, out in enumerate(written)
-                if 0 < out <= missing
-                for i, size in sizes.items()
-                if size == out
-            ]
+            fitting = [j for j, out in enumerate(written) if 0 < out <= missing]
+            pairs = [(j, i) for j in fitting for i, size in sizes.items() if size == written[j]]
             if missing <= 0 or not pairs:
                 return Kernel(scratch=scratch)
             if self._run(node, values, kept=fed)[0] == taken:
@@ -110,32 +104,12 @@ class Prober:
         """Return the bytes a node took, those of each of its outputs, and its scratch."""
         fed = self._fed(node)
         feeds = {name + FED: values[name] for name in fed}
-        steps = footsteps(_alone(self.model, node, {n: values[n] for n in fed}, kept), feeds, self.config)
+        steps = footsteps(_alone(self.model, node, {n: self.types[n] for n in fed}, kept), feeds, self.config)
         before, step = next((a, b) for a, b in itertools.pairwise(steps) if b.node == NODE)
         named = [v for v in node.outputs if v.name]
         sizes = iter(byte_size(kind, shape) for kind, shape in step.outputs)
         written = [next(sizes) if v in named else 0 for v in node.outputs]
         return step.taken, written, step.peak - step.in_use if step.peak > before.peak else 0
-
-
-def byte_size(kind: str, shape: Shape) -> Bytes:
-    """Return the bytes of a tensor whose type has ONNX Runtime's name; Unsupported if it has no fixed size."""
-    if (bits := BITS.get(kind)) is None:
-        raise Unsupported(f"a tensor of type {kind} has no fixed size in bytes; it cannot be planned")
-    return -(-math.prod(shape) * bits // 8)
-
-
-def ort_type(array: Array) -> tuple[str, Shape]:
-    """Return the type of an array by ONNX Runtime's name, and its shape."""
-    name = {"float32": "float", "float64": "double", "object": "string"}.get(str(array.dtype), str(array.dtype))
-    return name, array.shape
-
-
-BITS = {
-    "float": 32, "double": 64, "float16": 16, "bfloat16": 16, "bool": 8, "int4": 4, "uint4": 4, "int8": 8, "uint8": 8,
-    "int16": 16, "uint16": 16, "int32": 32, "uint32": 32, "int64": 64, "uint64": 64, "float8e4m3fn": 8,
-    "float8e4m3fnuz": 8, "float8e5m2": 8, "float8e5m2fnuz": 8,
-}  # fmt: skip
 
 
 def is_constant(value: ir.Value) -> bool:
@@ -155,35 +129,52 @@ def _text(attribute: ir.Attr) -> str:
     return str(attribute.value)
 
 
-def _alone(model: ir.Model, node: ir.Node, values: Feeds, kept: Collection[str]) -> ir.Model:
+def _alone(model: ir.Model, node: ir.Node, fed: Types, kept: Collection[str]) -> ir.Model:
     """Build a model of one node; it is fed by copies, and ``kept`` of them are needed after it as well."""
     proto = ir.serde.serialize_node(node)
     proto.name = NODE
-    ballast = BALLAST + 2 * sum(v.const_value.nbytes for v in reads(node) if v.const_value is not None)
-    nodes = [
-        helper.make_node(
-            "ConstantOfShape", ["/size"], ["/ballast"], value=helper.make_tensor("", TensorProto.INT8, [1], [0])
-        )
-    ]
-    nodes += [helper.make_node("Expand", [name + FED, name + "/shape"], [name]) for name in values]
-    nodes += [proto, *(helper.make_node("Shape", [name], [name + "/end"]) for name in proto.output if name)]
-    nodes += [helper.make_node("Expand", [name, name + "/shape"], [name + "/kept"]) for name in kept]
-    nodes.append(helper.make_node("Gather", ["/ballast", "/first"], ["/end"]))
-    for i, each in enumerate(nodes):
-        each.name = each.name or f"/{i}"
     weights = {v.name: v for v in reads(node) if is_constant(v) and v.name}
     initializers = [_weight(v) for v in weights.values()]
-    initializers += [_ints(name + "/shape", value.shape) for name, value in values.items()]
+    ballast = BALLAST + 2 * sum(len(w.raw_data) for w in initializers)
+    nodes = [
+        _ballast(), *starmap(_copied, fed.items()), proto,
+        *(helper.make_node("Shape", [name], [name + "/end"]) for name in proto.output if name),
+        *(_reread(name, fed[name][0]) for name in kept),
+        helper.make_node("Gather", ["/ballast", "/first"], ["/end"]),
+    ]  # fmt: skip
+    for i, each in enumerate(nodes):
+        each.name = each.name or f"/{i}"
+    initializers += [_ints(name + "/shape", shape) for name, (_, shape) in fed.items()]
     initializers += [_ints("/size", (ballast,)), _ints("/first", (0,))]
-    inputs = [
-        helper.make_tensor_value_info(name + FED, helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
-        for name, v in values.items()
-    ]
+    inputs = [helper.make_tensor_value_info(name + FED, _element(kind), shape) for name, (kind, shape) in fed.items()]
     ends = [n for each in nodes for n in each.output if n.endswith(("/end", "/kept"))]
     outputs = [onnx.ValueInfoProto(name=name) for name in ends]
     graph = helper.make_graph(nodes, "probe", inputs, outputs, initializers)
     opsets = [helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     return ir.serde.deserialize_model(helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version))
+
+
+def _ballast() -> onnx.NodeProto:
+    """More bytes than loading takes, held until the end: the peak is reached by the node."""
+    value = helper.make_tensor("", TensorProto.INT8, [1], [0])
+    return helper.make_node("ConstantOfShape", ["/size"], ["/ballast"], value=value)
+
+
+def _copied(name: str, kind: tuple[str, Shape]) -> onnx.NodeProto:
+    if kind[0] in FOREIGN:
+        return helper.make_node("Cast", [name + FED], [name], to=TensorProto.DataType.Value(kind[0].upper()))
+    return helper.make_node("Expand", [name + FED, name + "/shape"], [name])
+
+
+def _reread(name: str, kind: str) -> onnx.NodeProto:
+    if kind in FOREIGN:
+        return helper.make_node("Cast", [name], [name + "/kept"], to=TensorProto.FLOAT)
+    return helper.make_node("Expand", [name, name + "/shape"], [name + "/kept"])
+
+
+def _element(kind: str) -> int:
+    """Return the ONNX type with which a tensor is fed."""
+    return TensorProto.FLOAT if kind in FOREIGN else TensorProto.DataType.Value(kind.upper())
 
 
 def _weight(value: ir.Value) -> TensorProto:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import msgspec
 import pytest
 
 from dlc.errors import ArtifactError
 from dlc.export import export
-from dlc.memory_plan import MemoryPlan, encode, read
+from dlc.memory_plan import MemoryPlan, encode, read, schema_text
 from dlc.models import digits_cnn
 from dlc.passes.plan_memory import Plan, plan
 
@@ -56,3 +58,29 @@ def test_unknown_fields_are_refused(planned: Plan, tmp_path: Path) -> None:
     path.write_bytes(msgspec.json.encode(fields))
     with pytest.raises(ArtifactError, match="extra"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("sha", "shape", "runtime", "reason"),
+    [("cd" * 32, (4, 8), "1.0", "of another model"), (SHA, (5, 8), "1.0", r"'x' of shape \[4, 8\], not \[5, 8\]"),
+     (SHA, (4, 8), "2.0", "for ONNX Runtime 1.0, this is 2.0")],
+)  # fmt: skip
+def test_a_plan_is_refused_with_the_reason(
+    planned: Plan, sha: str, shape: tuple[int, ...], runtime: str, reason: str
+) -> None:
+    recorded = MemoryPlan.of(replace(planned, shapes={"x": (4, 8)}, runtime="1.0"), SHA)
+    recorded.check(SHA, {"x": (4, 8)}, "1.0")
+    with pytest.raises(ArtifactError, match=reason):
+        recorded.check(sha, {"x": shape}, runtime)
+
+
+def test_an_input_that_is_not_there_is_refused(planned: Plan) -> None:
+    recorded = MemoryPlan.of(replace(planned, shapes={"x": (4, 8)}), SHA)
+    with pytest.raises(ArtifactError, match=r"'x' of shape \[4, 8\], not \[\]"):
+        recorded.check(SHA, {}, "1.0")
+
+
+def test_the_published_schema_is_this_one(planned: Plan) -> None:
+    published = (Path(__file__).parent.parent / "docs" / "memory.schema.json").read_text(encoding="utf-8")
+    assert published == schema_text(), "python -m dlc.memory_plan > docs/memory.schema.json"
+    jsonschema.validate(msgspec.json.decode(encode(planned, SHA)), msgspec.json.decode(published))

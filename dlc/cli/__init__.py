@@ -25,6 +25,7 @@ VERBS = {
     "debug": "dlc.cli.debug:command",
     "doctor": "dlc.cli.doctor:command",
     "inspect": "dlc.cli.inspect:command",
+    "plan": "dlc.cli.plan:command",
     "target": "dlc.cli.target:command",
     "verify": "dlc.cli.verify:command",
     "zoo": "dlc.cli.zoo:command",

@@ -15,8 +15,9 @@ from dlc.cli.common import Format, command_line, common, print_json, print_table
 from dlc.cli.mixing import mixing as mixing_options
 
 if TYPE_CHECKING:
+    from dlc.artifact import Artifact
     from dlc.errors import DlcError
-    from dlc.manifest import Manifest
+    from dlc.manifest import Budget, Manifest
     from dlc.recipe import Recipe
 
 LEGEND = (
@@ -43,13 +44,15 @@ LEGEND = (
 @click.option("--check-each-pass", is_flag=True, help="Compare the model's numbers before and after every pass.")
 @click.option("--calibration-method", type=click.Choice(CHOICES), help="How int8 ranges are chosen. Default: mse.")
 @click.option("--max-ram", help="Most that calibration may hold of a model's activations. Default: 1GiB.")
+@click.option("--memory-budget", metavar="BYTES", help="Most that a model may add to a process, 64MiB or so.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that exists.")
 @mixing_options
 @common
 def command(
     source: str, recipe_file: Path | None, variants: str | None, out: Path, target_file: Path | None,
     provider: str | None, threads: int | None, seed: int, no_evaluate: bool, check_each_pass: bool, overwrite: bool,
-    calibration_method: Choice | None, max_ram: str | None, mixing: Mapping[str, Any], form: Format, verbose: int,
+    calibration_method: Choice | None, max_ram: str | None, memory_budget: str | None, mixing: Mapping[str, Any],
+    form: Format, verbose: int,
 ) -> int:  # fmt: skip
     """Compile SOURCE: a zoo name, recipe.py, recipe.toml, model.onnx, model.pt2 or package.module:factory.
 
@@ -58,12 +61,11 @@ def command(
         dlc compile model.onnx -r recipe.toml --variants fp32,int8 -o build
     """
     from dlc import target as targets
+    from dlc.compared_models import parse_bytes
     from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
     from dlc.cost_table import default_cache
     from dlc.harness.judge import overall
     from dlc.recipe import Precision
-    from dlc.report.sites import conversions
-    from dlc.report.table import simulation_line, verdict_rows
     from dlc.sources.mixing_options import Stated, from_command_line
     from dlc.sources.recipe_files import load_recipe
     from dlc.target_file import load
@@ -81,7 +83,7 @@ def command(
     options = Options(
         variants=cast("tuple[Precision, ...]", asked_for) if variants else None,
         seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
-        cache=default_cache(), costs=costs,
+        cache=default_cache(), costs=costs, memory_budget=parse_bytes(memory_budget) if memory_budget else None,
     )  # fmt: skip
     find = command_line("debug bisect", source, recipe_file)
     with progress() as bar, _pointing_to(find):
@@ -90,26 +92,49 @@ def command(
     if form == "json":
         print_json(record)
     else:
-        print_table(*verdict_rows(record), title=_title(record))
-        click.echo(LEGEND)
-        for warning in record.warnings:
-            click.echo(f"warning: {warning}")
-        for variant in record.variants:
-            label = "not built: " if variant.verdict.status == "not built" else ""
-            for reason in variant.verdict.reasons:
-                if verbose or not reason.startswith("pass: "):
-                    click.echo(f"{variant.precision}: {label}{reason}")
-            if verbose and variant.simulation is not None:
-                click.echo(f"{variant.precision}: {simulation_line(variant.simulation)}")
-            for line in (*variant.notes, *(conversions(variant.quantized) if verbose and variant.quantized else ())):
-                click.echo(f"{variant.precision}: {line}")
-        click.echo(f"report: {compiled.artifact.path / 'report.html'}")
+        _print(compiled.artifact, verbose)
     if compiled.bugs:
         _print_bugs(compiled.bugs, find)
         return compiled.bugs[0].exit_code
     asked = variants is not None or recipe_file is not None or Path(source).suffix.lower() not in (".onnx", ".pt2")
     missing = asked and any(v.verdict.status == "not built" for v in record.variants)
-    return 1 if missing else overall(record.variants)
+    over = record.budget is not None and not record.budget.chosen
+    return 1 if missing or over else overall(record.variants)
+
+
+def _print(artifact: Artifact, verbose: int) -> None:
+    from dlc.report.sites import conversions
+    from dlc.report.table import simulation_line, verdict_rows
+
+    record = artifact.manifest
+    print_table(*verdict_rows(record), title=_title(record))
+    click.echo(LEGEND)
+    for warning in record.warnings:
+        click.echo(f"warning: {warning}")
+    for variant in record.variants:
+        label = "not built: " if variant.verdict.status == "not built" else ""
+        for reason in variant.verdict.reasons:
+            if verbose or not reason.startswith("pass: "):
+                click.echo(f"{variant.precision}: {label}{reason}")
+        if verbose and variant.simulation is not None:
+            click.echo(f"{variant.precision}: {simulation_line(variant.simulation)}")
+        for line in (*variant.notes, *(conversions(variant.quantized) if verbose and variant.quantized else ())):
+            click.echo(f"{variant.precision}: {line}")
+    if record.budget is not None:
+        print_budget(record.budget)
+    click.echo(f"report: {artifact.path / 'report.html'}")
+
+
+def print_budget(budget: Budget) -> None:
+    """Print every way that was tried to meet a memory budget."""
+    from dlc.budget import table
+
+    print_table(
+        ("variant", "held", "bytes added", "budget", ""),
+        table(budget),
+        title=f"memory budget {budget.budget_bytes:,} bytes",
+    )
+    click.echo(f"within the memory budget: {budget.chosen}" if budget.chosen else "nothing fits the memory budget")
 
 
 def calibrating(recipe: Recipe, method: Choice | None, max_ram: str | None) -> Recipe:

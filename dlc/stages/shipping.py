@@ -11,12 +11,15 @@ import onnx_ir as ir
 
 from dlc import memory_plan
 from dlc.artifact import MEMORY, MODEL, SESSION, write_golden, write_model
-from dlc.interface import Interface, sizes_of
+from dlc.budget import Candidate
+from dlc.errors import Unsupported
 from dlc.manifest import GoldenTolerance
-from dlc.passes.plan_memory import plan
+from dlc.passes.base import weight_bytes
+from dlc.planning import prepare
 from dlc.recipe import Precision
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.evidence import Subject
+from dlc.stages.variants import Build
 from dlc.tolerance import reassociation
 from dlc.types import Feeds
 
@@ -35,13 +38,28 @@ def add_golden(subject: Subject, vectors: Sequence[Feeds]) -> None:
         write_golden(subject.folder, [(feeds, runner.run(feeds)) for feeds in vectors])
 
 
-def add_plan(subject: Subject, model: ir.Model, feeds: Feeds) -> memory_plan.MemoryPlan:
-    """Plan the activations of the shipped graph at the sizes of these feeds; Unsupported if a size is unknown."""
-    planned = plan(model, sizes_of(Interface.of(model), feeds))
+def add_plan(subject: Subject, feeds: Feeds) -> memory_plan.MemoryPlan:
+    """Plan the activations of a shipped model at the sizes of these feeds, as it is loaded, and compare with a run.
+
+    Unsupported if a size is unknown; PassError if the plan and the run are apart.
+    """
+    if subject.config.provider != "cpu":
+        raise Unsupported("memory is planned for the CPU provider")
+    planned = prepare(subject.folder / MODEL, feeds, subject.config).plan
     with (subject.folder / MODEL).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     (subject.folder / MEMORY).write_bytes(memory_plan.encode(planned, digest))
     return memory_plan.read(subject.folder / MEMORY)
+
+
+def candidates(subjects: Sequence[Subject], builds: Sequence[Build]) -> list[Candidate]:
+    """Return the variants that may meet a memory budget, in the order in which they were asked for."""
+    of = {s.name: s for s in subjects}
+    return [
+        Candidate(b.precision, of[b.precision].folder, of[b.precision].config, weight_bytes(b.model))
+        for b in builds
+        if b.model is not None
+    ]
 
 
 def golden_tolerance(precision: Precision, model: ir.Model) -> GoldenTolerance:

@@ -124,7 +124,7 @@ def test_a_tensor_without_a_size_is_named() -> None:
 
 
 def test_a_wrong_plan_is_our_bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan_memory, "place", lambda some: Placement({b.name: 0 for b in some}, 96, "wrong"))
+    monkeypatch.setattr(plan_memory, "pack", lambda some: Placement({b.name: 0 for b in some}, 96, "wrong"))
     with pytest.raises(PassError, match="a and b share bytes"):
         plan(weighted(CHAIN, W), {"n": 3})
 

@@ -1,0 +1,39 @@
+"""A planned model on disk: the graph in its planned order, the options that follow it, the plan, and a C header."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import msgspec
+import onnx_ir as ir
+
+from dlc import memory_plan
+from dlc.artifact import MEMORY, SESSION
+from dlc.errors import ArtifactError
+from dlc.memory_header import header
+from dlc.memory_plan import MemoryPlan
+from dlc.passes.base import weight_bytes
+from dlc.planning import Prepared
+from dlc.runtimes.session import INLINE_LIMIT
+
+FILE = "planned.onnx"
+HEADER = "memory.h"
+DATA = f"{FILE}.data"
+
+
+def write(folder: Path, prepared: Prepared, *, mapped: bool = False, overwrite: bool = False) -> MemoryPlan:
+    """Write the four files; ArtifactError if the folder holds others. ``mapped``: weights in a file of their own."""
+    if folder.exists() and (not overwrite or not folder.is_dir() or not (folder / FILE).is_file()):
+        what = "replace it with --overwrite" if (folder / FILE).is_file() else "it holds no planned model"
+        raise ArtifactError(f"{folder} exists; choose another folder with -o: {what}")
+    folder.mkdir(parents=True, exist_ok=True)
+    apart = mapped or weight_bytes(prepared.model) > INLINE_LIMIT
+    ir.save(prepared.model, folder / FILE, external_data=DATA if apart else None)
+    with (folder / FILE).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    (folder / MEMORY).write_bytes(memory_plan.encode(prepared.plan, digest, FILE))
+    (folder / SESSION).write_bytes(msgspec.json.format(msgspec.json.encode(prepared.config), indent=1) + b"\n")
+    recorded = memory_plan.read(folder / MEMORY)
+    (folder / HEADER).write_text(header(recorded, str(prepared.model.graph.name or "plan")), encoding="ascii")
+    return recorded
