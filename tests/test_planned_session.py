@@ -80,7 +80,7 @@ def test_a_plan_of_something_else_is_refused(
 ) -> None:
     shutil.copytree(written, folder := tmp_path / "planned")
     recorded = memory_plan.read(folder / MEMORY)
-    (folder / MEMORY).write_bytes(msgspec.json.encode(msgspec.structs.replace(recorded, **change)))  # type: ignore[arg-type]
+    (folder / MEMORY).write_bytes(msgspec.json.encode(msgspec.structs.replace(recorded, **change)))
     with pytest.raises(ArtifactError, match=message):
         open_planned(folder)
     assert (folder / FILE).is_file()
