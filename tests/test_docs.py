@@ -16,7 +16,7 @@ from tests.cli.conftest import Cli, cli
 __all__ = ["cli"]  # a fixture
 
 DOCS = Path(__file__).parent.parent / "docs"
-PAGES = ("compile", "verify", "bench", "inspect", "compare", "doctor", "zoo", "target", "debug")
+PAGES = ("compile", "verify", "bench", "plan", "inspect", "compare", "doctor", "zoo", "target", "debug")
 
 
 def commands(page: str) -> list[str]:

@@ -15,7 +15,7 @@ from dlc.types import Bytes, Step
 WIDTH, HEIGHT = 760.0, 330.0
 PLOT = Box(74, 26, 520, 254)
 NAMED = 8
-"""Buffers that the table under a picture names: the largest."""
+"""Buffers that the table under a picture names: of those alive at the peak the largest, then of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,10 @@ class Plan:
 
 def plan(memory: Memory | None, lifetimes: Sequence[Lifetime], drawn: int) -> Plan:
     """Draw a plan that has at least one buffer, but no more than ``drawn`` rectangles."""
-    ranked = sorted(lifetimes, key=lambda b: (-b.size, b.first, b.offset, b.name))
+    step, live = peak(lifetimes)
+    ranked = sorted(lifetimes, key=lambda b: (not b.first <= step < b.last, -b.size, b.first, b.offset, b.name))
     named, rest = ranked[:NAMED], ranked[NAMED:]
     shown = named + sorted(rest, key=lambda b: -b.size * (b.last - b.first))[: max(drawn - NAMED, 0)]
-    step, live = peak(lifetimes)
     picture = Picture(WIDTH, HEIGHT, f"Memory plan of {len(lifetimes)} buffers; peak at step {step}")
     steps = max(b.last for b in lifetimes)
     top = max(1, (memory and memory.arena_bytes) or 0, *(b.offset + b.size for b in lifetimes))

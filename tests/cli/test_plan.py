@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+from dlc.artifact import read_session
+from dlc.memory_plan import read
+from dlc.runtimes.ort import session_options
+from tests.cli.conftest import Cli, classifier
+
+UNNAMED = """<ir_version: 10, opset_import: ["" : 20]>
+g (float[n, ?] x) => (float[n, ?] y) { y = Neg(x) }"""
+
+
+def test_says_where_every_byte_goes(cli: Cli, model: Path) -> None:
+    ran = cli("plan", model, "--dim", "batch=4")
+    assert ran.code == 0, ran.err
+    for words in ("planned peak", "every order", "optimal", "weights, private", "unaccounted", "KV cache: none"):
+        assert words in ran.out
+
+
+def test_the_lines_add_up_to_what_was_measured(cli: Cli, model: Path) -> None:
+    found = msgspec.json.decode(cli("plan", model, "--dim", "batch=4", "--format", "json").out)
+    account = found["account"]
+    parts = ("runtime", "private", "mapped", "activations", "outputs", "unaccounted")
+    assert sum(account[p] for p in parts) == account["measured"]
+    assert account["needed"] == account["measured"] - account["runtime"]
+    [bucket] = found["buckets"]
+    assert bucket["proved"]
+    assert bucket["planned"] == found["plan"]["arena_bytes"] == account["activations"]
+
+
+def test_buckets_and_what_the_largest_reserves(cli: Cli, model: Path) -> None:
+    ran = cli("plan", model, "--dim", "batch=1,16", "--no-measure", "--format", "json")
+    one, many = msgspec.json.decode(ran.out)["buckets"]
+    assert (one["sizes"], many["sizes"]) == ({"batch": 1}, {"batch": 16})
+    assert one["reserved"] == many["planned"] / one["planned"]
+    assert many["reserved"] == 1
+
+
+def test_a_recipe_bounds_the_dimensions(cli: Cli, model: Path, recipe: Path) -> None:
+    ran = cli("plan", model, "-r", recipe, "--no-measure", "--format", "json")
+    assert [b["sizes"]["batch"] for b in msgspec.json.decode(ran.out)["buckets"]] == [4, 64]
+
+
+def test_planned_files_run_in_a_plain_session(cli: Cli, model: Path, tmp_path: Path) -> None:
+    assert cli("plan", model, "--dim", "batch=4", "--no-measure", "-o", "out").code == 0
+    folder = tmp_path / "out"
+    assert {p.name for p in folder.iterdir()} == {"planned.onnx", "session.json", "memory.json", "memory.h"}
+    session = ort.InferenceSession(folder / "planned.onnx", session_options(ort, read_session(folder)))
+    x = np.random.default_rng(0).standard_normal((4, 128)).astype(np.float32)
+    [scores] = session.run(None, {"x": x})
+    stock = ort.InferenceSession(ir.to_proto(classifier()).SerializeToString())
+    assert np.array_equal(scores, stock.run(None, {"x": x})[0])
+    recorded = read(folder / "memory.json")
+    assert (recorded.file, recorded.shapes) == ("planned.onnx", {"x": (4, 128)})
+
+
+def test_files_are_not_replaced_unless_asked(cli: Cli, model: Path, tmp_path: Path) -> None:
+    words = ("plan", model, "--dim", "batch=4", "--no-measure", "-o", "out")
+    assert cli(*words).code == 0
+    again = cli(*words)
+    assert (again.code, "--overwrite" in again.err) == (2, True)
+    assert cli(*words, "--overwrite").code == 0
+    (tmp_path / "other").mkdir()
+    refused = cli("plan", model, "--dim", "batch=4", "--no-measure", "-o", "other", "--overwrite")
+    assert (refused.code, "holds no planned model" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [((), 2, "dimension 'batch' of input 'x' has neither a size nor bounds"),
+     (("--dim", "bach=1"), 2, "did you mean 'batch'?"),
+     (("--dim", "batch=0"), 2, "positive size"),
+     (("--dim", "batch=4", "--budget", "1KiB"), 2, "below the weights"),
+     (("--dim", "batch=4", "--budget", "many"), 2, "is no amount of memory"),
+     (("--dim", "batch=100000", "--budget", "1MiB", "--no-measure"), 1, "over budget")],
+)  # fmt: skip
+def test_bad_input(cli: Cli, model: Path, options: tuple[str, ...], code: int, words: str) -> None:
+    ran = cli("plan", model, *options)
+    assert (ran.code, words in ran.err) == (code, True), ran.err
+
+
+def test_a_dimension_without_a_name_is_named_by_its_input(cli: Cli, tmp_path: Path) -> None:
+    ir.save(ir.from_onnx_text(UNNAMED), tmp_path / "unnamed.onnx")
+    ran = cli("plan", "unnamed.onnx", "--dim", "n=2")
+    assert (ran.code, "input 'x' has a dimension without a name" in ran.err) == (2, True)
+
+
+def test_a_folder_that_is_no_variant(cli: Cli, tmp_path: Path) -> None:
+    ran = cli("plan", tmp_path)
+    assert (ran.code, "neither a model file nor the folder of a variant" in ran.err) == (2, True)
+
+
+def test_compile_climbs_down_to_a_budget(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
+    ran = cli("compile", model, "-r", recipe, "--memory-budget", "1GiB", "-o", "build")
+    assert ran.judged
+    assert "within the memory budget: fp32 stock" in ran.out
+    assert not (tmp_path / "build/centres/fp32/planned").exists()
+
+
+def test_a_budget_that_nothing_meets_exits_1_with_the_table(cli: Cli, model: Path, recipe: Path) -> None:
+    ran = cli("compile", model, "-r", recipe, "--memory-budget", "100KiB", "-o", "build")
+    assert ran.code == 1
+    assert "nothing fits the memory budget" in ran.out
+    for way in ("stock", "order", "mapped"):
+        assert ran.out.count(way) >= 2  # of fp32 and of int8
+
+
+def test_a_budget_below_every_weight_is_refused(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
+    ran = cli("compile", model, "-r", recipe, "--memory-budget", "1KiB", "-o", "build")
+    assert (ran.code, "below the smallest variant's weights" in ran.err) == (2, True)
+    assert not (tmp_path / "build" / "centres").exists()

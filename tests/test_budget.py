@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from dlc import budget
+from dlc.budget import Candidate, climb
+from dlc.memory_plan import read
+from dlc.runtimes.added import Added
+from dlc.runtimes.session import SessionConfig
+from tests.cli.conftest import classifier
+
+FEEDS = {"x": np.ones((4, 128), np.float32)}
+SIZES = {"stock": 900, "order": 800, "planned": 700, "mapped": 600}
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Candidate:
+    ir.save(classifier(), tmp_path / "model.onnx")
+    return Candidate("fp32", tmp_path, SessionConfig(), 100)
+
+
+@pytest.mark.parametrize("way", ["order", "mapped"])
+def test_the_first_way_that_fits_leaves_its_files(
+    variant: Candidate, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(model: Path, _feeds: object, _config: SessionConfig, plan: object) -> Added:
+        mapped = (model.parent / "planned.onnx.data").exists()
+        rung = "stock" if model.name == "model.onnx" else "mapped" if mapped else "planned" if plan else "order"
+        return Added(bytes=SIZES[rung])
+
+    monkeypatch.setattr(budget, "added", measured)
+    found = climb([variant], FEEDS, SIZES[way])
+    assert found.chosen == f"fp32 {way}"
+    assert [r.fits for r in found.tried] == [False] * (len(found.tried) - 1) + [True]
+    recorded = read(variant.folder / "planned" / "memory.json")
+    assert recorded.shapes == {"x": (4, 128)}
+    assert (variant.folder / "planned" / "planned.onnx.data").exists() == (way == "mapped")
+
+
+def test_each_way_is_measured_in_a_process_of_its_own(variant: Candidate) -> None:
+    found = climb([variant], FEEDS, 1 << 10)
+    assert [r.rung for r in found.tried if r.rung != "planned"] == ["stock", "order", "mapped"]
+    assert all(r.bytes is not None and r.bytes > 1 << 10 for r in found.tried)
+    assert found.chosen == ""
+
+
+def test_a_way_that_cannot_be_measured_says_why(variant: Candidate) -> None:
+    (variant.folder / "model.onnx").write_bytes(b"nonsense")
+    found = climb([variant], FEEDS, 1 << 10)
+    assert [(r.rung, r.bytes) for r in found.tried] == [("stock", None), ("order", None), ("mapped", None)]
+    assert all("cannot load" in r.note for r in found.tried)
