@@ -34,7 +34,9 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class _Subject:
+class Subject:
+    """A model file and the options to run it with."""
+
     name: str
     model: Path
     config: SessionConfig
@@ -47,25 +49,20 @@ def bench(
 
     Defaults: the sizes of an artifact's first golden vector, which are its recipe's typical ones; 1 without one.
     """
-    subjects = [s for path in paths for s in _subjects(path, prefix=f"{path.name}/" if len(paths) > 1 else "")]
+    subjects = subjects_of(paths, threads)
     rng = np.random.default_rng(seed)
     progress.stage("load", len(subjects))
     with ExitStack() as stack:
         runners: dict[str, OrtRunner] = {}
         for subject in subjects:
-            config = msgspec.structs.replace(
-                subject.config, intra_op_threads=threads or subject.config.intra_op_threads
-            )
-            runner: OrtRunner = load(RUNTIMES[config.provider])(subject.model, config)
+            runner: OrtRunner = load(RUNTIMES[subject.config.provider])(subject.model, subject.config)
             runners[_unique(subject.name, runners)] = stack.enter_context(runner)
             progress.advance()
         interfaces = {r.interface for r in runners.values()}
         if len(interfaces) > 1:
             first, other = list(interfaces)[:2]
             raise UserError(f"the models differ in interface, so they cannot share inputs: {first.diff(other)}")
-        interface, example = interfaces.pop(), _example(subjects)
-        bounds = {name: input_like(array) for name, array in example.items()}
-        feeds = seeded_feeds(interface, bounds, sizes_to_time(interface, example, dims), rng)
+        feeds = inputs_for(subjects, interfaces.pop(), dims, rng)
         progress.stage("time", None)
         samples = latency(runners, feeds, rounds=rounds, rng=rng)
     first_samples = next(iter(samples.values()))
@@ -83,15 +80,33 @@ def parse_dims(texts: Sequence[str]) -> dict[str, int]:
     return sizes
 
 
-def _subjects(path: Path, prefix: str = "") -> Iterator[_Subject]:
+def subjects_of(paths: Sequence[Path], threads: int | None = None) -> list[Subject]:
+    """List the models of some paths; ``threads``, if given, replaces those of each one's options."""
+    found = [s for path in paths for s in _subjects(path, prefix=f"{path.name}/" if len(paths) > 1 else "")]
+    return [
+        replace(s, config=msgspec.structs.replace(s.config, intra_op_threads=threads or s.config.intra_op_threads))
+        for s in found
+    ]
+
+
+def inputs_for(
+    subjects: Sequence[Subject], interface: Interface, dims: Mapping[str, int], rng: np.random.Generator
+) -> Feeds:
+    """Draw inputs at the given sizes, by default those of the first golden vector beside a model, else 1."""
+    example = _example(subjects)
+    bounds = {name: input_like(array) for name, array in example.items()}
+    return seeded_feeds(interface, bounds, sizes_to_time(interface, example, dims), rng)
+
+
+def _subjects(path: Path, prefix: str = "") -> Iterator[Subject]:
     if path.is_file():
-        yield _Subject(path.name, path, SessionConfig())
+        yield Subject(path.name, path, SessionConfig())
     elif (path / MANIFEST).is_file():
         for variant in Artifact.load(path).built:
             yield from (replace(s, name=prefix + s.name) for s in _subjects(path / variant.precision))
     elif (path / MODEL).is_file():
         config = read_session(path) if (path / SESSION).is_file() else SessionConfig()
-        yield _Subject(path.name, path / MODEL, config)
+        yield Subject(path.name, path / MODEL, config)
     else:
         raise ArtifactError(f"{path} is not a model file, a variant folder or an artifact")
 
@@ -100,7 +115,7 @@ def _unique(name: str, taken: Mapping[str, object]) -> str:
     return name if name not in taken else next(n for i in range(2, 1 << 30) if (n := f"{name} ({i})") not in taken)
 
 
-def _example(subjects: Sequence[_Subject]) -> Feeds:
+def _example(subjects: Sequence[Subject]) -> Feeds:
     """Return the inputs of the first golden vector that lies beside a model."""
     for subject in subjects:
         if (golden := subject.model.with_name(GOLDEN)).is_file():

@@ -89,7 +89,12 @@ class PlannedRunner(AllocatingRunner):
         self._names = [t.name for t in self.interface.inputs]
         if self.library is not None:
             self._begin, self._end = self.library.begin, self.library.end
-            self._handles = {self._key(plan): self.library.create(plan, self.slabs) for plan in self.plans}
+            try:
+                for plan in self.plans:
+                    self._handles[self._key(plan)] = self.library.create(plan, self.slabs)
+            except DataError:
+                self.close()
+                raise
 
     def configure(self, options: Any) -> None:
         """Stay with options where ONNX Runtime refuses the library."""

@@ -28,6 +28,7 @@ from dlc.errors import CapabilityError, DataError
 
 SOURCE = Path(__file__).with_name("planned_allocator.c")
 OPTIONS = ("-std=c11", "-O2", "-fPIC", "-shared", "-fvisibility=hidden", "-pthread")
+POSIX = os.name == "posix"
 COMPILERS = ("cc", "gcc", "clang")
 ESCAPES = 2**64 - 1
 """The offset that the library reads as: outlives the run."""
@@ -123,7 +124,7 @@ class Library:
 @functools.cache
 def library() -> Library:
     """Return the library, built if need be; CapabilityError says what is missing."""
-    if os.name != "posix":
+    if not POSIX:
         raise CapabilityError(f"planned allocation needs a POSIX system, not {os.name}")
     path = build(compiler())
     try:
