@@ -18,9 +18,11 @@ from dlc.logs import silent
 from dlc.passes.base import Pass, Rewritten, Site, graphs
 from dlc.passes.exact_rules import exact_rules, misfolded
 from dlc.passes.extents import extents
+from dlc.passes.intervals import Intervals
 from dlc.passes.name_sizes import name_sizes
 from dlc.passes.neutral import drop_neutral
 from dlc.passes.share_sizes import share_sizes
+from dlc.passes.uniform import fold_uniform
 from dlc.pipeline import digest
 
 ROUNDS = 8
@@ -67,8 +69,10 @@ class Canonicalize(Pass):
             self._fold_constants(model),
         )(model)
         name_sizes(model)
+        known = Intervals(model)
         for graph in graphs(model.graph):
             share_sizes(graph)
+            fold_uniform(graph, known)
         ir.passes.Sequential(
             exact_rules(model.graph.opset_imports.get("", 1)),
             common.RemoveUnusedNodesPass(),
@@ -78,7 +82,7 @@ class Canonicalize(Pass):
         if not any(_draws(node) for node in model.graph.all_nodes()):
             common.CommonSubexpressionEliminationPass()(model)
         for graph in graphs(model.graph):
-            drop_neutral(graph)
+            drop_neutral(graph, known)
         _name_copies(model.graph, before, promised)
         sites = [s for graph in graphs(model.graph) for s in _eliminate_identities(graph)]
         ir.passes.Sequential(
