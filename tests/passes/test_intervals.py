@@ -12,9 +12,10 @@ from dlc.passes.intervals import Interval, Intervals
 from tests.passes.texts import annotated, compute
 
 HEAD = """g (int64[n, s] x, bool[n, s] p, float[n, s] f) => (double[k] out)
-    <int64 zero = {{0}}, int64 one = {{1}}, int64[1] minus = {{-1}}, int64 down = {{-1}}, int64 big = {{300}}, int64[3] few = {{2, -5, 7}},
-     int64[2] axes = {{0, 1}}, int64[1] first = {{0}}, int64[4] times = {{1, 2, 1, 1}}, bool true = {{1}}, bool false = {{0}},
-     float half = {{0.5}}, float nan = {{nan}}, float signed = {{-0.0}}, float[2] none = {{0.0, -0.0}}> {{
+    <int64 zero = {{0}}, int64 one = {{1}}, int64[1] minus = {{-1}}, int64 down = {{-1}}, int64 big = {{300}},
+     int64[3] few = {{2, -5, 7}}, int64[2] axes = {{0, 1}}, int64[1] first = {{0}}, int64[4] times = {{1, 2, 1, 1}},
+     bool true = {{1}}, bool false = {{0}}, float half = {{0.5}}, float nan = {{nan}}, float signed = {{-0.0}},
+     float[2] none = {{0.0, -0.0}}> {{
         q = Shape(x)
         length = Size(x)
         r = Range(zero, length, one)

@@ -23,8 +23,8 @@ def operators(expression: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "expression",
-    ["Add(x, zero)", "Add(zero, x)", "Sub(x, zero)", "Mul(x, one)", "Mul(one, x)", "Div(x, one)", "Add(x, wide)", "Add(x, row)",
-     "Where(true, x, z)", "Where(false, z, x)", "Where(rows, x, one)"],
+    ["Add(x, zero)", "Add(zero, x)", "Sub(x, zero)", "Mul(x, one)", "Mul(one, x)", "Div(x, one)", "Add(x, wide)",
+     "Add(x, row)", "Where(true, x, z)", "Where(false, z, x)", "Where(rows, x, one)"],
 )  # fmt: skip
 def test_neutral_arithmetic_is_dropped(expression: str) -> None:
     assert operators(expression) == ["Relu"]
