@@ -82,8 +82,8 @@ def test_an_old_opset() -> None:
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
-    st.sampled_from(FORMS), st.booleans(), st.sampled_from(["b, s", "s", "1, s"]), st.integers(0, 3), st.integers(0, 40),
-    st.integers(0, 1 << 16),
+    st.sampled_from(FORMS), st.booleans(), st.sampled_from(["b, s", "s", "1, s"]), st.integers(0, 3),
+    st.integers(0, 40), st.integers(0, 1 << 16),
 )  # fmt: skip
 def test_properties(form: FuseWeightedSum, keep: bool, lead: str, batch: int, length: int, seed: int) -> None:
     body = SUM.replace("[b, s, 1] m", f"[{lead}, 1] m").replace("keepdims = 0", f"keepdims = {int(keep)}")
