@@ -11,7 +11,6 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Sequence
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -76,12 +75,18 @@ def _union(given: Given) -> Interval | None:
     return (min(g[0] for g in known), max(g[1] for g in known)) if known and len(known) == len(given) else None
 
 
+def _limits(dtype: ir.DataType) -> Interval:
+    """Return the least and the largest integer of a type."""
+    bits = dtype.bitwidth - dtype.is_signed()
+    return -(1 << bits) if dtype.is_signed() else 0, (1 << bits) - 1
+
+
 def _fitting(found: Interval, dtype: ir.DataType | None) -> Interval | None:
     """Return an interval of integers that a type holds: one that it does not may wrap around."""
     if dtype is None or not dtype.is_integer():
         return None
-    limits = ml_dtypes.iinfo(dtype.numpy())
-    return found if int(limits.min) <= found[0] and found[1] <= int(limits.max) else None
+    least, most = _limits(dtype)
+    return found if least <= found[0] and found[1] <= most else None
 
 
 def _cast(node: ir.Node, given: Given) -> Interval | None:
@@ -110,7 +115,7 @@ def _range(node: ir.Node, given: Given) -> Interval | None:
     dtype = node.outputs[0].dtype
     if start is None or step is None or step[0] <= 0 or dtype is None or not dtype.is_integer():
         return None
-    most = int(ml_dtypes.iinfo(dtype.numpy()).max) if limit is None else limit[1] - 1
+    most = _limits(dtype)[1] if limit is None else limit[1] - 1
     return start[0], max(start[0], most)
 
 
