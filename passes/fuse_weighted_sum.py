@@ -107,6 +107,6 @@ def _factors(product: ir.Node) -> tuple[ir.Value, ir.Value] | str:
         rows, weights = extents(x), extents(m)
         if x is None or m is None or rows is None or weights is None or min(len(rows), len(weights)) < 2:
             continue
-        if weights[-1] == 1 and rows[-1] != 1 and rows[-2] == weights[-2] and rows[-2] is not None:
+        if weights[-1] == 1 and rows[-2] == weights[-2] and rows[-2] is not None:
             return x, m
     return "neither factor is known to be one weight for each row of the other"

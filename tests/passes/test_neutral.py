@@ -6,6 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from dlc.passes.canonicalize import Canonicalize
+from dlc.passes.narrowing import MOST
 
 TEXT = """<ir_version: 10, opset_import: ["": 20]>
 g (float[n, 4] x, float[n, 4] z) => (float[n, 4] y)
@@ -94,6 +95,14 @@ def test_an_expand_to_a_size_that_nothing_else_has_is_kept() -> None:
             s = Shape(z)  w = Expand(c, s)  y = Mul(x, w) }""")
     Canonicalize()(model)
     assert [node.op_type for node in model.graph] == ["Shape", "Expand", "Mul"]
+
+
+@pytest.mark.parametrize(("length", "goes"), [(MOST - 1, True), (MOST, False)])
+def test_a_long_way_to_where_it_is_wide_again_is_not_followed(length: int, goes: bool) -> None:
+    chain = "  ".join(f"a{i + 1} = Neg(a{i})" for i in range(length))
+    model = ir.from_onnx_text(WIDENED.format(f"{chain}  y = Sub(x, a{length})").replace("w =", "a0 ="))
+    Canonicalize()(model)
+    assert ("Expand" in {node.op_type for node in model.graph}) is not goes
 
 
 def test_what_became_narrower_says_so() -> None:
