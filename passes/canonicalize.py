@@ -1,6 +1,7 @@
 """Bring a graph into one form: no functions, no constants to compute, no dead or repeated nodes, unique names.
 
-Identity and neutral arithmetic are eliminated here; all else is a pass of onnx_ir or a rule of onnxscript.
+Identity, neutral arithmetic, what is one number everywhere, and what readers broadcast themselves are eliminated here;
+all else is a pass of onnx_ir or a rule of onnxscript.
 Results stay equal up to the order of FP32 sums. BatchNormalization is left alone: ``fold-batch-norm`` folds it and
 reports where.
 """

@@ -88,6 +88,13 @@ def test_an_expand_that_readers_repeat(readers: str, left: list[str]) -> None:
     assert [node.op_type for node in model.graph] == left
 
 
+def test_a_neutral_row_that_widens_the_result_is_kept() -> None:
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 20]>
+        g (float[n, 1] c) => (float[n, 4] y) <float[4] row = {0, 0, 0, 0}> { a = Add(c, row)  y = Relu(a) }""")
+    Canonicalize()(model)
+    assert [node.op_type for node in model.graph] == ["Add", "Relu"]
+
+
 def test_an_expand_to_a_size_that_nothing_else_has_is_kept() -> None:
     """Another name may be another size, though today's model never runs with one."""
     model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 20]>
