@@ -192,14 +192,17 @@ def _lifted(mask: Array) -> Array:
     return np.where(np.isneginf(mask), mask, np.maximum(mask, FLOOR)).astype(mask.dtype)
 
 
-def full_rows(edit: Edit, mask: ir.Value, match: Match) -> ir.Value:
-    """Return the mask with a row per query: the kernels do not broadcast that axis."""
-    shape, queries = extents(mask), match.q
+def full_rows(edit: Edit, mask: ir.Value, match: Match, queries: ir.Value) -> ir.Value:
+    """Return the mask with a row per query: the kernels do not broadcast that axis.
+
+    ``queries``: what the operator reads; a projection that was packed must not stay for its length alone.
+    """
+    shape, heads = extents(mask), match.q
     assert shape is not None
-    if shape[2] == queries.length:
+    if shape[2] == heads.length:
         return mask
-    one, sizes = edit.constant("one", np.ones(1, np.int64)), ir.Shape([*shape[:2], queries.length, shape[3]])
-    length = _length(edit, queries.value, 2 if queries.split else 0 if queries.sequence_first else 1)
+    one, sizes = edit.constant("one", np.ones(1, np.int64)), ir.Shape([*shape[:2], heads.length, shape[3]])
+    length = _length(edit, queries, 2 if heads.split else 1)
     target = edit.node("Concat", [one, one, length[-1].outputs[0], one], "mask.shape", dtype=ir.DataType.INT64,
                        shape=[4], attributes={"axis": 0})  # fmt: skip
     rows = edit.node("Expand", [mask, target.outputs[0]], "mask.rows", dtype=mask.dtype, shape=sizes)

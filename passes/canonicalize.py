@@ -1,6 +1,7 @@
 """Bring a graph into one form: no functions, no constants to compute, no dead or repeated nodes, unique names.
 
-Identity and neutral arithmetic are eliminated here; all else is a pass of onnx_ir or a rule of onnxscript.
+Identity, neutral arithmetic, what is one number everywhere, and what readers broadcast themselves are eliminated here;
+all else is a pass of onnx_ir or a rule of onnxscript.
 Results stay equal up to the order of FP32 sums. BatchNormalization is left alone: ``fold-batch-norm`` folds it and
 reports where.
 """
@@ -19,9 +20,11 @@ from dlc.passes.base import Pass, Rewritten, Site, graphs
 from dlc.passes.exact_rules import exact_rules, misfolded
 from dlc.passes.extents import extents
 from dlc.passes.gate_order import orders_gates
+from dlc.passes.intervals import Intervals
 from dlc.passes.name_sizes import name_sizes
 from dlc.passes.neutral import drop_neutral
 from dlc.passes.share_sizes import share_sizes
+from dlc.passes.uniform import fold_uniform
 from dlc.pipeline import digest
 
 ROUNDS = 8
@@ -68,8 +71,10 @@ class Canonicalize(Pass):
             self._fold_constants(model),
         )(model)
         name_sizes(model)
+        known = Intervals(model)
         for graph in graphs(model.graph):
             share_sizes(graph)
+            fold_uniform(graph, known)
         ir.passes.Sequential(
             exact_rules(model.graph.opset_imports.get("", 1)),
             common.RemoveUnusedNodesPass(),
@@ -79,7 +84,7 @@ class Canonicalize(Pass):
         if not any(_draws(node) for node in model.graph.all_nodes()):
             common.CommonSubexpressionEliminationPass()(model)
         for graph in graphs(model.graph):
-            drop_neutral(graph)
+            drop_neutral(graph, known)
         _name_copies(model.graph, before, promised)
         sites = [s for graph in graphs(model.graph) for s in _eliminate_identities(graph)]
         ir.passes.Sequential(

@@ -117,7 +117,8 @@ class FuseAttention(Rewrite):
 
     def _operator(self, match: Match, edit: Edit, *, native: bool) -> None:
         """Put the operator in the place of all from the split heads to the merged ones, or to the product."""
-        inputs: list[ir.Value | None] = [*hidden(edit, match, match.end, pack=self.pack)]
+        queries, keys, values = hidden(edit, match, match.end, pack=self.pack)
+        inputs: list[ir.Value | None] = [queries, keys, values]
         last = match.end
         attributes = _counts(match, native=native)
         if causal(match):
@@ -125,7 +126,7 @@ class FuseAttention(Rewrite):
         elif match.mask is not None:
             lifts = native and not match.blind
             key = (match.mask, match.q.length, lifts)
-            mask = edit.once(key, lambda: full_rows(edit, additive(edit, match, lifts=lifts), match))
+            mask = edit.once(key, lambda: full_rows(edit, additive(edit, match, lifts=lifts), match, queries))
             inputs.extend([mask] if native else [None, None, mask])
         shape = ir.Shape([match.q.batch, match.q.length, match.q.heads * match.v.size])
         op, domain = ("Attention", "") if native else ("MultiHeadAttention", MICROSOFT)

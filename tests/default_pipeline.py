@@ -30,7 +30,9 @@ from dlc.types import Array, Outputs
 
 Fed: TypeAlias = Mapping[str, Any]
 """What ORT takes: arrays, lists of arrays for sequences, None for an optional that is absent."""
-EXACT = frozenset({"move-qdq", "share-dynamic-quantize", "unpack-integer-products", "split-residual", "unroll-grid"})
+EXACT = frozenset({
+    "move-qdq", "share-dynamic-quantize", "slice-table", "split-residual", "unpack-integer-products", "unroll-grid",
+})  # fmt: skip
 """Rewrites that move no sum and no product: not one bit may change."""
 WANT_ELEMENTS = frozenset({"fuse-attention", "pool-mean"})
 """Rewrites to operators of which ONNX Runtime's kernels refuse an empty sequence or map: sizes that no recipe declares.

@@ -23,11 +23,14 @@ from dlc.passes.fuse_layer_norm import FuseLayerNorm
 from dlc.passes.fuse_rms_norm import FuseRmsNorm
 from dlc.passes.fuse_rotary import FuseRotary
 from dlc.passes.fuse_silu import FuseSilu
+from dlc.passes.fuse_weighted_sum import FuseWeightedSum
 from dlc.passes.merge_products import MergeProducts
+from dlc.passes.merge_terms import MergeTerms
 from dlc.passes.move_qdq import MoveQdq
 from dlc.passes.pool_mean import PoolMean
 from dlc.passes.rewrite import Rewrite
 from dlc.passes.share_dynamic_quantize import ShareDynamicQuantize
+from dlc.passes.slice_table import SliceTable
 from dlc.passes.split_bias import SplitBias
 from dlc.passes.split_residual import SplitResidual
 from dlc.passes.unpack_integer_products import UnpackIntegerProducts
@@ -59,8 +62,9 @@ def _ours(opset: int, invariants: tuple[Invariant, ...]) -> tuple[Rewrite, ...]:
     return (
         UntileStatistics(), FuseInstanceNorm(), FuseGroupNorm(),
         FoldBatchNorm(), FoldPad(), CancelTransposes(),
+        SliceTable(), MergeTerms(),
         FuseLayerNorm(), SplitResidual(), FuseRmsNorm(max_opset=min(opset, FuseRmsNorm.max_opset)),
-        PoolMean(), ConvolveLinear(), SplitBias(),
+        PoolMean(), FuseWeightedSum(), ConvolveLinear(), SplitBias(),
         FuseGelu(), FuseSilu(), FuseHardSwish(), UnrollGrid(),
         FuseRotary(max_opset=min(opset, FuseRotary.max_opset)),
         FuseAttention(max_opset=min(opset, FuseAttention.max_opset), invariants=invariants),

@@ -172,7 +172,7 @@ def test_int8_says_what_became_of_each_weight(model: ir.Model) -> None:
     applied = [s.op for s in record.sites if s.applied]
     assert applied == ["Gather", *["MatMul"] * 24]
     left = {s.reason for s in record.sites if not s.applied}
-    assert left == {f"the table has {n} elements, fewer than min_elements=1048576" for n in (2 * 384, 512 * 384)}
+    assert left == {f"the table has {512 * 384} elements, fewer than min_elements=1048576"}
     before, after = run(model)["embedding"], run(quantized)["embedding"]
     visible = [i for i in range(len(before)) if i != 3]
     cosine = (before * after).sum(axis=1)[visible]

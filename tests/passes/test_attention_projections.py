@@ -74,3 +74,14 @@ def test_packing_changes_no_number() -> None:
     sites(model, FuseAttention())
     # Softmax of sums of 6 products, on sums of 5; the kernel takes its exponentials in another order.
     assert distance(compute(model, given), before)[0] <= 4 * (5 + 6 + 5 + 8) * EPS32
+
+
+def test_a_mask_of_one_row_keeps_no_projection_alive() -> None:
+    """Its rows are counted in what was packed, not in the projection that was there before."""
+    body = PROJECTED.replace("float[6] bv)", "float[6] bv, bool[b, 1, 1, s] seen)").replace(
+        "Softmax(scaled)", "Softmax(scores)").replace(
+        "p = Softmax", "shown = Where(seen, zero, low)\n scores = Add(scaled, shown)\n p = Softmax")  # fmt: skip
+    model = projected(body)
+    assert [s.reason for s in sites(model, FuseAttention())] == [None]
+    assert len([n for n in model.graph if weights_of(n)]) == 1
+    assert [n.inputs[0].name for n in model.graph if n.op_type == "Shape" and n.inputs[0]] == ["q+k+v.0"]

@@ -33,7 +33,7 @@ def test_golden() -> None:
     assert {v.const_value.numpy().tolist() == [0, 0, 2, 3] for v in targets if v and v.const_value} == {True}
 
 
-EXPANDED = """g (float[n, s] x, float[1, 1] m) => (float[n, s] y)
+EXPANDED = """g (float[n, s] x, float[1, 1] m) => (float[n, t] y)
     <int64[1] minus = {-1}, int64[1] at = {0}, int64[1] end = {2}> {
     a = Shape(x)
     ones = ConstantOfShape<value = int64[1] {1}>(end)
@@ -42,14 +42,14 @@ EXPANDED = """g (float[n, s] x, float[1, 1] m) => (float[n, s] y)
     c = Where(b, ones, a)
     e = Expand(m, c)
     f = Expand(x, c)
-    y = Add(e, f)
+    y = Concat<axis = 1>(e, f)
 }"""
 
 
 def test_a_choice_between_sizes_and_minus_one_is_the_sizes() -> None:
     model = graph(EXPANDED)
     sites(model, Canonicalize())
-    assert [n.op_type for n in model.graph] == ["Shape", "Expand", "Add"]
+    assert [n.op_type for n in model.graph] == ["Shape", "Expand", "Concat"]
 
 
 def test_outputs_and_products_of_names_stay() -> None:

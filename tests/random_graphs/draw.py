@@ -14,12 +14,12 @@ from tests.random_graphs.attention import ATTENTION, grouped
 from tests.random_graphs.images import IMAGES, head
 from tests.random_graphs.quantized import QUANTIZED
 from tests.random_graphs.scopes import SCOPES, Family
-from tests.random_graphs.shapes import SHAPES, grid
+from tests.random_graphs.shapes import SHAPES, grid, pooled, positions
 from tests.random_graphs.sketch import Dims, Fed, Sketch
 from tests.random_graphs.tokens import TOKENS
 
 FAMILIES: Mapping[str, tuple[Family, ...]] = {
-    "sequences": (*TOKENS, *SHAPES, grid, grid, *ATTENTION * 5),
+    "sequences": (*TOKENS, *SHAPES, grid, grid, positions, positions, pooled, *ATTENTION * 5),
     "rows": (*TOKENS, *SHAPES),
     "images": (*IMAGES, *SHAPES),
 }

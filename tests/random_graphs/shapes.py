@@ -95,4 +95,31 @@ def grid(g: Sketch, x: Tensor) -> Tensor:
     return Tensor(g.either("Add", x.value, looked), x.dims)
 
 
+def positions(g: Sketch, x: Tensor) -> Tensor:
+    """Add the row of a segment and the rows of the first positions, as embeddings are summed; x: [n, s, h]."""
+    h, most = x.dims[-1], 9
+    assert isinstance(h, int)
+    shape = g.op("Shape", x.value)
+    end = g.op("Slice", shape, g.ints(1), g.ints(2), g.ints(0))
+    order = g.rng.integers(0, most, most) if g.unusual() else np.arange(most)
+    at = g.op("Slice", g.array(order.reshape(1, most)), g.ints(0), end, g.ints(1))
+    segment = g.weight(h)
+    if g.chance(0.6):
+        zeros = g.op("GatherElements", g.array(np.zeros((1, most), np.int64)), at, axis=1)
+        segment = g.op("Gather", g.weight(2, h), zeros)
+    value = g.either("Add", x.value, segment) if g.chance(0.8) else x.value
+    return Tensor(g.either("Add", value, g.op("Gather", g.weight(most, h), at)), x.dims)
+
+
+def pooled(g: Sketch, x: Tensor) -> Tensor:
+    """Take the mean of the rows that a mask shows, and take it off each; x: [n, s, h]."""
+    n, s = x.dims[:2]
+    seen = g.op("Cast", g.op("Unsqueeze", g.input((n, s), ir.DataType.INT64).value, g.ints(-1)), to=int(g.dtype))
+    keepdims = g.pick(0, 1)
+    total = g.op("ReduceSum", g.either("Mul", x.value, seen), g.ints(g.pick(1, -2)), keepdims=keepdims)
+    count = g.op("Max", g.op("ReduceSum", seen, g.ints(1), keepdims=keepdims), g.number(1))
+    mean = g.op("Div", total, count)
+    return Tensor(g.op("Sub", x.value, mean if keepdims else g.op("Unsqueeze", mean, g.ints(1))), x.dims)
+
+
 SHAPES = (transposed, transposed, reshaped, expanded)
