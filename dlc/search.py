@@ -30,8 +30,6 @@ BUDGETS = 48
 """Budgets of loss at which the path is solved, in equal steps of ratio: of 22 % where losses span four decades."""
 WORTH = 0.01
 """A swap is tried if it is predicted to gain this share; less than that is not told from noise by one measurement."""
-STANDARD_ERRORS = 1.96
-"""From an estimate to the end of its 95 % interval."""
 PATIENCE = 6
 """Swaps in a row that may turn out no better."""
 
@@ -49,17 +47,12 @@ class Measured(Record, frozen=True, kw_only=True):
     seconds: float
     refuted: str | None = None
 
-    @property
-    def assured(self) -> float:
-        """Share less one standard error: of many mixes that seem to keep enough, the fastest was lucky more often."""
-        return self.kept.value - (self.kept.value - self.kept.low) / STANDARD_ERRORS
-
 
 @dataclass(frozen=True, slots=True)
 class Objective:
     """What the mix must hold; one of the three, by default to keep 99.9 % of FP32.
 
-    ``keep``: the fastest that keeps this share, its estimate less one standard error. ``within_ms``, ``within_bytes``:
+    ``keep``: the fastest that keeps this share, as estimated on held-out data. ``within_ms``, ``within_bytes``:
     the most accurate that is no slower, or no larger.
     """
 
@@ -92,7 +85,7 @@ class Objective:
         if found.refuted is not None:
             return False
         if self.keep is not None:
-            return found.assured >= self.keep
+            return found.kept.value >= self.keep
         return found.ms <= self.within_ms if self.within_ms is not None else found.bytes <= (self.within_bytes or 0)
 
     def better(self, one: Measured, other: Measured) -> bool:
@@ -293,7 +286,7 @@ class Search:
         Measured at the best mix, and from there by the predicted differences.
         """
         at, problem = self.measured[best], self.problem
-        missing, lost = 1 - at.assured, problem.loss(best)
+        missing, lost = 1 - at.kept.value, problem.loss(best)
         shortfall = missing * problem.loss(mix) / lost if lost > 0 else missing
         saved = problem.saved(mix) - problem.saved(best)
         if self.objective.keep is not None:
@@ -311,7 +304,7 @@ class Search:
         """Return the mix that misses the objective by least."""
         sound = {mix: m for mix, m in self.measured.items() if m.refuted is None} or self.measured
         if self.objective.keep is not None:
-            return max(sound, key=lambda mix: sound[mix].assured, default=None)
+            return max(sound, key=lambda mix: sound[mix].kept.value, default=None)
         by_time = self.objective.within_ms is not None
         return min(sound, key=lambda mix: sound[mix].ms if by_time else sound[mix].bytes, default=None)
 
