@@ -40,7 +40,7 @@ from dlc.types import Feeds
 
 BATCH = 8
 SAMPLES = (32, 128, 512)
-CAPS = ("1GiB", "256MiB", "64MiB")
+CAPS = ("1GiB", "256MiB", "96MiB")
 
 
 def main() -> None:

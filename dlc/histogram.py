@@ -3,6 +3,9 @@
 Bins are ``2**e`` wide and aligned to zero. When a value falls outside, ``e`` grows and neighbours are merged, which
 gives exactly the counts that the wider bins would have had from the start: order does not matter. A value that
 underflows in units of a bin counts as zero.
+
+Extremes are those of every value. Of a large batch some values are counted, evenly spread, each for its neighbours too:
+a share p of the values is then known to ``sqrt(p (1 - p) / COUNTED)`` for a batch, and better over all batches.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from dlc.types import Array, Bytes, Floats
 BINS = 8192
 CHUNK = 1 << 16
 """Values counted at a time: what they become on the way stays in the processor's cache."""
+COUNTED = 1 << 18
+"""Values of a batch that are counted at most, about; their share of 1e-4 is known to 2e-5 of the values, or better."""
 LANES = 2
 """Neighbours are counted apart: where many are equal, as after ReLU, one count would wait for the other."""
 _LANE = (np.arange(CHUNK) % LANES * BINS + BINS // 2).astype(np.int32)
@@ -48,10 +53,11 @@ class Histogram(Extremes):
     def __init__(self, momentum: float = 0.9) -> None:
         super().__init__(momentum)
         self.exponent: int | None = None
+        self._batches = 0
         self.counts: npt.NDArray[np.int64] = np.zeros(BINS, np.int64)
 
     def add(self, values: Array, extremes: tuple[float, float] | None = None) -> None:
-        """Count finite values; the bins are widened first if they must be."""
+        """Count finite values, some for others; the bins are widened first if they must be."""
         super().add(values, extremes)
         needed = _exponent(max(-self.low, self.high))
         if self.exponent is None:
@@ -61,7 +67,9 @@ class Histogram(Extremes):
             merged = np.zeros(BINS, np.int64)
             np.add.at(merged, at + BINS // 2, self.counts)
             self.counts, self.exponent = merged, needed
-        self.counts += _count(values.reshape(-1), self.exponent)
+        step = values.size // COUNTED | 1  # odd, lest it meet the same column of each row
+        self.counts += step * _count(values.reshape(-1)[self._batches % step :: step], self.exponent)
+        self._batches += 1
 
     @property
     def edges(self) -> Floats:
@@ -71,8 +79,10 @@ class Histogram(Extremes):
 
 
 def extremes_of(values: Array) -> tuple[float, float]:
-    """Return the least and the largest value; either is NaN if any is."""
-    return float(values.min()), float(values.max())
+    """Return the least and the largest value; both are NaN if any is."""
+    flat = values.reshape(-1)
+    chunks = [flat[i : i + CHUNK] for i in range(0, flat.size, CHUNK)]  # the cache holds one for its second reading
+    return float(np.min([c.min() for c in chunks])), float(np.max([c.max() for c in chunks]))
 
 
 def _count(values: Array, exponent: int) -> npt.NDArray[np.int64]:

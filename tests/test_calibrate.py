@@ -10,7 +10,7 @@ from dlc.calibrate import Range, calibrate, channel_means
 from dlc.calibration import METHODS, Calibration, Method
 from dlc.clipping import LEVELS, clipped, minmax, mse, percentile
 from dlc.errors import DataError, UserError
-from dlc.histogram import BINS, Histogram
+from dlc.histogram import BINS, COUNTED, Histogram
 from dlc.types import Array, Floats
 
 MODEL = """
@@ -59,6 +59,17 @@ def test_histogram_does_not_depend_on_order_or_batching(batches: list[Array], sh
     assert (apart.low, apart.high) == (flat.min(), flat.max())
     expected, _ = np.histogram(flat.astype(np.float64), apart.edges)
     assert (apart.counts == expected).all()
+
+
+def test_of_a_large_batch_some_values_count_for_others() -> None:
+    values = np.random.default_rng(0).standard_normal((4, 4 * COUNTED)).astype(np.float32)
+    seen = histogram(*values)
+    assert seen.counts.sum() == pytest.approx(values.size, abs=4 * 5)  # one in five; a batch may end within a step
+    assert (seen.low, seen.high) == (values.min(), values.max())
+    expected, _ = np.histogram(values.astype(np.float64), seen.edges)
+    shares, truth = (np.cumsum(each) / values.size for each in (seen.counts, expected))
+    # 4 · 4 / 5 of COUNTED values are counted: shares of a half are known to 0.5 / sqrt of that, 6e-4; four of these
+    assert np.abs(shares - truth).max() < 4 * 0.5 / np.sqrt(4 * 4 / 5 * COUNTED)
 
 
 def test_histogram_uses_a_quarter_of_its_bins_at_least() -> None:
