@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shlex
 import shutil
@@ -28,9 +29,13 @@ NEEDS = {
     "package-web": ("chromium", "onnxruntime-web"),
     "package-node": ("node", "onnxruntime-node"),
     "package-c": ("cmake", "gcc"),
-    "package-bundle": ("openssl",),
+    "package-bundle": ("openssl", "cryptography"),
 }
-"""Programs and npm packages that a page's commands run, where a machine may lack them."""
+"""Programs, modules and npm packages that a page's commands run, where a machine may lack them."""
+
+
+def is_here(name: str) -> bool:
+    return bool(shutil.which(name) or npm.present(name) or importlib.util.find_spec(name))
 
 
 def commands(page: str) -> list[str]:
@@ -45,10 +50,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("page", "command"), [(page, c) for page in PAGES for c in commands(page)])
 def test_documented_command_runs(page: str, command: str, folder: Path) -> None:
-    if missing := [name for name in NEEDS.get(page, ()) if not (shutil.which(name) or npm.present(name))]:
+    if missing := [name for name in NEEDS.get(page, ()) if not is_here(name)]:
         pytest.skip(f"needs {', '.join(missing)}")
     if page.startswith("package"):
-        pytest.importorskip("cryptography", reason="needs the extra package")
         for precision in ("fp32", "int8"):  # what a noisy machine makes of latency is not the point
             set_verdict(folder / "build" / "digits-cnn", precision, "pass")
     program, *arguments = shlex.split(command)

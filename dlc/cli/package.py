@@ -75,7 +75,8 @@ def command(
     else:
         made = compose(sources, form_name, out, check=not no_check, overwrite=overwrite, licence=licence)
     if form == "json":
-        print_json(made)
+        print_json({"path": str(made.path) if made.path else None, "bytes": made.bytes, "proofs": made.proofs,
+                    "package": made.package})  # fmt: skip
     else:
         _print(made)
     return 0 if made.ok else 1

@@ -9,9 +9,11 @@ from typing import ClassVar
 
 import msgspec
 
+from dlc.errors import ModelError, Unsupported
 from dlc.packaging import golden
 from dlc.packaging.chain import PROVIDERS
 from dlc.packaging.form import Proof
+from dlc.packaging.limits import explain
 from dlc.packaging.onnx_form import PYTHON, environment
 from dlc.packaging.programs import last_words, prove, run
 from dlc.packaging.record import Runtime
@@ -44,7 +46,10 @@ class OrtForm:
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
         """Write the model as it runs at the optimisation level of ``session.json``, and the operators of that graph."""
         [source] = sources
-        save_ort(source.model, source.session, folder / MODEL)
+        try:
+            save_ort(source.model, source.session, folder / MODEL)
+        except ModelError as error:
+            raise Unsupported(explain(str(error), source, self.runtime())) from error
         operators = required_operators(folder / MODEL)
         (folder / OPERATORS).write_text(operators, encoding="utf-8")
         options = {**msgspec.to_builtins(source.session), "variant": source.precision, "provider": PROVIDERS["cpu"]}

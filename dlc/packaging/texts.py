@@ -59,6 +59,8 @@ def write_notices(package: Package, folder: Path, *, included: bool, licence: Pa
         f"| programs and texts of this folder | Apache-2.0 | written by dlc {__version__} |\n"
         f"| {runtime.name} {runtime.version} | {LICENCES[runtime.name]} | {where} |\n"
     )
+    if included:
+        text += f"\n## {runtime.name}\n\n{(TEMPLATES / 'common' / 'MIT.txt').read_text(encoding='utf-8')}"
     (folder / NOTICES).write_text(text, encoding="utf-8")
     if licence:
         (folder / "MODEL-LICENCE").write_bytes(licence.read_bytes())

@@ -14,9 +14,18 @@ import pytest
 from dlc.artifact import MANIFEST, Artifact, seal
 from dlc.cli import run
 from dlc.manifest import VerdictRecord
+from dlc.packaging import npm
 from tests.cli.conftest import RECIPE, Cli, classifier, cli, examples
 
+MODULES = npm.present("onnxruntime-web") or npm.present("onnxruntime-node")
 __all__ = ["Cli", "cli"]  # a fixture
+
+
+@pytest.fixture(autouse=True)
+def node_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let tests with a cache of their own find the packages of npm that are here."""
+    if MODULES is not None:
+        monkeypatch.setenv(npm.VARIABLE, str(MODULES.parent))
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,22 @@ def test_a_file_is_never_replaced(address: str) -> None:
     assert store.read("a/b") == b"one"
     assert (store.size("a/b"), store.size("a/c")) == (3, None)
     assert (store.names("a"), store.names("nothing")) == (["b"], [])
+
+
+def test_of_many_writers_of_one_name_exactly_one_succeeds(tmp_path: Path) -> None:
+    store, writers = Store(str(tmp_path / "registry")), 8
+    start = threading.Barrier(writers)
+
+    def create(name: str, data: bytes) -> bool:
+        start.wait()
+        return store.create(name, data)
+
+    with ThreadPoolExecutor(writers) as pool:
+        for turn in range(25):
+            name, contents = f"a/{turn}", [bytes([i]) for i in range(writers)]
+            created = list(pool.map(create, [name] * writers, contents))
+            assert sum(created) == 1
+            assert store.read(name) == contents[created.index(True)]
 
 
 def object_of(folder: Path, package: Path, name: str) -> Path:
