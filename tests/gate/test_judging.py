@@ -77,6 +77,11 @@ def test_other_data_are_compared_but_not_in_pairs() -> None:
     assert found.status == "inconclusive"
 
 
+def test_equal_outputs_under_other_labels_are_compared_all_the_same() -> None:
+    now = observation(data=OTHER_DATA, int8={"score": score(90)}, fp32={"score": score(90)})
+    assert line("int8/accuracy since baseline", judged(now, observation())).status == "fail"
+
+
 def test_a_metric_without_data_is_inconclusive() -> None:
     blind: dict[str, Any] = {"score": None}
     lines = judge(observation(data=None, int8=blind, fp32=blind), None, Limits(), None)
