@@ -243,6 +243,11 @@ def test_golden_vectors_and_determinism() -> None:
     assert "within the tolerance of golden vectors, 0.0001" in found.reason
 
 
+def test_other_data_say_nothing_of_determinism() -> None:
+    lines = judged(observation(int8={"outputs": "others"}, data=OTHER_DATA), observation())
+    assert "int8/determinism" not in [each.name for each in lines]
+
+
 def test_a_fault_fails() -> None:
     lines = judged(observation(int8={"fault": "output 'y' holds NaN", "score": None, "agreement": None}))
     assert line("int8/outputs", lines).status == "fail"
