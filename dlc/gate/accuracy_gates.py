@@ -12,6 +12,7 @@ from dlc.gate.lines import Decided, Line
 from dlc.gate.observation import Observation, Score, VariantSeen
 from dlc.harness.accuracy import Metric
 from dlc.harness.behind import Behind, apart, behind
+from dlc.harness.proportions import least_examples
 from dlc.manifest import Status
 
 
@@ -151,8 +152,10 @@ def _value(score: Score) -> str:
 
 def _power(found: Behind, margin: float, unit: str) -> str:
     """Say what so many examples can tell."""
+    if margin <= 0:
+        return "no number of examples shows that nothing at all was lost: state a margin"
     if found.least > margin:
-        least = found.factor and int(np.ceil(found.examples * found.least / margin))
+        least = least_examples(margin / found.factor)
         return f"{found.examples} examples cannot show that a margin of {margin:.2f}{unit} holds: take {least} or more"
     if (unseen := found.unseen) is None:
         return f"{found.examples} examples cannot tell any drop from none"

@@ -77,6 +77,19 @@ def test_other_data_are_compared_but_not_in_pairs() -> None:
     assert found.status == "inconclusive"
 
 
+def test_a_margin_that_no_examples_can_show_says_so() -> None:
+    found = line("int8/accuracy", judged(observation(int8=CHANGED), limits=Limits(recipe=Gates(retention=1.0))))
+    assert found.status == "inconclusive"
+    assert found.reason.endswith("no number of examples shows that nothing at all was lost: state a margin")
+    found = line("int8/accuracy", judged(observation(int8=CHANGED), limits=Limits(recipe=Gates(max_drop=0.3))))
+    assert found.reason.endswith("1000 examples cannot show that a margin of 0.30 points holds: take 1277 or more")
+
+
+def test_equal_outputs_under_other_labels_are_compared_all_the_same() -> None:
+    now = observation(data=OTHER_DATA, int8={"score": score(90)}, fp32={"score": score(90)})
+    assert line("int8/accuracy since baseline", judged(now, observation())).status == "fail"
+
+
 def test_a_metric_without_data_is_inconclusive() -> None:
     blind: dict[str, Any] = {"score": None}
     lines = judge(observation(data=None, int8=blind, fp32=blind), None, Limits(), None)
@@ -228,6 +241,11 @@ def test_golden_vectors_and_determinism() -> None:
     found = line("int8/determinism", lines)
     assert found.status is None
     assert "within the tolerance of golden vectors, 0.0001" in found.reason
+
+
+def test_other_data_say_nothing_of_determinism() -> None:
+    lines = judged(observation(int8={"outputs": "others"}, data=OTHER_DATA), observation())
+    assert "int8/determinism" not in [each.name for each in lines]
 
 
 def test_a_fault_fails() -> None:
