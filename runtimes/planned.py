@@ -12,7 +12,7 @@ import onnx_ir as ir
 from dlc.allocations import Event, Planned, ShapeKey
 from dlc.errors import CapabilityError, DataError
 from dlc.runtimes.ort_cpu import OrtCpuRunner
-from dlc.runtimes.planned_library import Counts, Library, library
+from dlc.runtimes.planned_library import Counts, Handle, Library, library
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds, Outputs
 
@@ -75,7 +75,7 @@ class PlannedRunner(AllocatingRunner):
         super().__init__(model, config)
         self.plans = tuple(plans)
         self.slabs = slabs
-        self._handles: dict[ShapeKey, int] = {}
+        self._handles: dict[ShapeKey, Handle] = {}
         self._reason = ""
 
     def open(self) -> None:

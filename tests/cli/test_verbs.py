@@ -35,7 +35,8 @@ def test_verify_replays_the_golden_vectors(cli: Cli, artifact: Path) -> None:
     """A model that was exchanged, with its checksum set right again, still answers otherwise."""
     import onnx_ir as ir
 
-    from dlc.artifact import seal
+    from dlc.runtimes.planned_library import library
+from dlc.artifact import seal
 
     path = artifact / "fp32" / "model.onnx"
     model = ir.load(path)
@@ -123,6 +124,18 @@ def test_doctor_tells_the_runtime(cli: Cli) -> None:
     assert found["provider cpu"]["state"] == "available"
     assert found["onnxruntime"]["state"][0].isdigit()
     assert "dlc[cuda]" in found["onnxruntime-gpu"]["remedy"]
+
+
+def test_doctor_says_what_planned_offsets_lack(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    library.cache_clear()
+    try:
+        found = {f["subject"]: f for f in json.loads(cli("doctor", "--format", "json").out)["findings"]}
+    finally:
+        library.cache_clear()
+    assert found["planned offsets"]["state"] == "not available, session options instead"
+    assert "apt-get install gcc" in found["planned offsets"]["remedy"]
 
 
 def test_doctor_prints_the_commands_as_they_must_be_typed(cli: Cli) -> None:
