@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dlc.runtimes.planned_library import library
 from tests.cli.conftest import Cli
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,8 +36,7 @@ def test_verify_replays_the_golden_vectors(cli: Cli, artifact: Path) -> None:
     """A model that was exchanged, with its checksum set right again, still answers otherwise."""
     import onnx_ir as ir
 
-    from dlc.runtimes.planned_library import library
-from dlc.artifact import seal
+    from dlc.artifact import seal
 
     path = artifact / "fp32" / "model.onnx"
     model = ir.load(path)
