@@ -177,8 +177,8 @@ def zoo() -> Iterator[Row]:
             where = f"{name}, {', '.join(f'{n}={s}' for n, s in sizes.items())}"
             given = (plan.given_bytes or 0) / max(plan.lower_bound, 1)
             measured = (
-                f"{plan.arena / plan.lower_bound:.3f}: {plan.arena:,} bytes, {'optimal' if plan.proved else 'not proved'},"
-                f" given order {given:.3f}, {took:.1f} s"
+                f"{plan.arena / plan.lower_bound:.3f}: {plan.arena:,} bytes, "
+                f"{'optimal' if plan.proved else 'not proved'}, given order {given:.3f}, {took:.1f} s"
             )
             yield f"{where}: arena / lower bound", "1.00", measured, plan.arena == plan.lower_bound
         with tempfile.TemporaryDirectory() as scratch:

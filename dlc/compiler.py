@@ -13,7 +13,7 @@ from dlc.artifact import MANIFEST, Artifact, seal, staging
 from dlc.budget import climb
 from dlc.cost_table import Cost, CostTable
 from dlc.costs import Costs
-from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
+from dlc.errors import CapabilityError, DlcError, PassError, UserError
 from dlc.export import Exported, export
 from dlc.feeds import distinct_sizes, least_sizes, measured_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface
@@ -128,7 +128,7 @@ def _plan(
             if each.model is not None:
                 plans[each.precision] = add_plan(of[each.precision], feeds)
             noted.append(each)
-        except (Unsupported, CapabilityError) as error:
+        except (UserError, CapabilityError) as error:
             noted.append(replace(each, notes=(*each.notes, f"no memory plan: {error}")))
         except PassError as error:
             noted.append(replace(each, bug=each.bug or error, notes=(*each.notes, f"no memory plan: {error}")))

@@ -16,7 +16,7 @@ from dlc.errors import CapabilityError, PassError, Unsupported
 from dlc.interface import Interface, sizes_of
 from dlc.passes import schedule
 from dlc.passes.base import all_nodes
-from dlc.passes.liveness import Kernels, Liveness, executed, liveness, tasks
+from dlc.passes.liveness import Kernel, Kernels, Liveness, executed, liveness, tasks
 from dlc.passes.plan_memory import Plan, placed
 from dlc.passes.plan_run import plan_run
 from dlc.runtimes.footsteps import Footstep, footsteps, in_planned_order
@@ -61,18 +61,18 @@ def prepare(
     name_nodes(graph)
     followed = in_planned_order(config)
     given = _Walk.of(graph, feeds, followed)
-    kernels = Prober(graph, given.types, followed).kernels(feeds)
+    kernels = given.corrected(Prober(graph, given.types, followed).kernels(feeds))
     given.check(kernels)
     problem, sizes = tasks(given.order, graph.graph, given.sizes, kernels)
     found = schedule.schedule(problem, sizes)
     walk = given
     if reorder and list(found.order) != list(range(len(problem))):
-        move_nodes(graph.graph, [given.order[i] for i in found.order])
+        move_nodes(graph.graph, [given.order[i] for i in found.order if i < len(given.order)])
         walk = _Walk.of(graph, feeds, followed)
         if walk.peak >= given.peak:  # Shape and Size move of their own accord; and outputs may come early
             move_nodes(graph.graph, given.order)
             walk = given
-    lives = walk.check(kernels)
+    lives = walk.check(walk.corrected(kernels))
     plan = placed(lives.buffers, walk.order, sizes_of(Interface.of(graph), feeds))
     plan = replace(
         plan, note=NOTE, every_order=found.bound, runtime=runtime_version(),
@@ -110,6 +110,23 @@ class _Walk:
     def peak(self) -> Bytes:
         """Return the most bytes that tensors held at once, outputs included."""
         return max((s.held for s in self.steps), default=0)
+
+    def corrected(self, kernels: Kernels) -> Kernels:
+        """Take back what a kernel could write over, where it did not in this run.
+
+        ONNX Runtime lets it only if it knows, when it loads the graph, that both shapes are equal.
+        """
+        apart: set[ir.Node] = set()
+
+        def of(node: ir.Node) -> Kernel:
+            return replace(kernels(node), in_place=()) if node in apart else kernels(node)
+
+        while True:
+            lives = liveness(self.order, self.graph, self.sizes, of)
+            rows = zip(self.order, self.steps, lives.taken, strict=True)
+            if not (found := [n for n, step, taken in rows if step.taken > taken and of(n).in_place]):
+                return of
+            apart.add(found[0])
 
     def check(self, kernels: Kernels) -> Liveness:
         """Say which buffers are alive when; PassError names the first step that is more than 1 % of the peak off."""

@@ -2,8 +2,9 @@
 
 A value that is a graph input, a weight, a constant or a graph output is not in the arena: the first three are there
 before, and outputs go to the caller. The rest follow ONNX Runtime's allocation planner (``allocation_planner.cc``) with
-reuse off: each value has its own buffer, from the step that writes it until the last step that reads it, unless its
-kernel hands an input on (``alias``), or writes over one that nothing else reads any more (``in_place``).
+reuse off: each value has its own buffer, from the step that writes it until the last step that reads it (the last of
+all if none does), unless its kernel hands an input on (``alias``), or writes over one that nothing else reads any more
+(``in_place``).
 """
 
 from __future__ import annotations
@@ -55,12 +56,14 @@ def assumed(node: ir.Node) -> Kernel:
 class Liveness:
     """Buffers of one order. ``held``: bytes that the arena holds when a step ends, before its inputs are let go.
 
-    ``escaping``: bytes of the graph outputs that a step writes, which are held as well.
+    ``escaping``: bytes of the graph outputs written so far, which are held as well. ``taken``: bytes that a step takes
+    for what it writes, graph outputs included.
     """
 
     buffers: tuple[Buffer, ...]
     held: tuple[Bytes, ...]
     escaping: tuple[Bytes, ...]
+    taken: tuple[Bytes, ...]
 
 
 @dataclass(slots=True)
@@ -94,23 +97,27 @@ def liveness(
         set(outside(graph) if beside is None else beside), Counter(v for node in order for v in reads(node))
     )
     arena = _Arena(sizes)
-    held, escaping = list[Bytes](), list[Bytes]()
+    held, escaping, taken = list[Bytes](), list[Bytes](), list[Bytes]()
     for step, node in enumerate(order):
         kernel = kernels(node)
         fresh = [v for j, v in enumerate(node.outputs) if v.name and not _shared(owners, node, j, kernel, sizes)]
+        before = arena.holding + arena.out
         for value in fresh:
             arena.write(value, step, escapes=value.is_graph_output(), beside=value in owners.outside)
+        taken.append(arena.holding + arena.out - before)
         held.append(arena.holding)
         escaping.append(arena.out)
         if kernel.scratch:
             arena.buffers.append(Buffer(label(node) + SCRATCH, kernel.scratch, step, step + 1))
         for value in reads(node):
             owners.left[owners.owner(value)] -= 1
-        for value in {*map(owners.owner, reads(node)), *fresh}:
+        for value in set(map(owners.owner, reads(node))):
             if not owners.left[value]:
                 arena.let_go(value, step)
+    for value in list(arena.since):  # what nothing reads is let go when the run ends
+        arena.let_go(value, len(order) - 1)
     arena.buffers.sort(key=lambda b: (b.first, b.last, b.name))
-    return Liveness(tuple(arena.buffers), tuple(held), tuple(escaping))
+    return Liveness(tuple(arena.buffers), tuple(held), tuple(escaping), tuple(taken))
 
 
 @dataclass(slots=True)
@@ -201,7 +208,10 @@ def executed(graph: ir.Graph) -> list[ir.Node]:
 def tasks(
     order: Sequence[ir.Node], graph: ir.Graph, sizes: Sizes, kernels: Kernels = assumed
 ) -> tuple[list[Task], list[Bytes]]:
-    """Return the nodes as a scheduler sees them, and the aligned sizes of the buffers that they touch."""
+    """Return the nodes as a scheduler sees them, and the aligned sizes of the buffers that they touch.
+
+    A last task more reads what no node does, and therefore stays until the end, if there is anything.
+    """
     place = {node: i for i, node in enumerate(order)}
     owners = _Owners(outside(graph), Counter())
     number: dict[ir.Value, int] = {}
@@ -227,6 +237,9 @@ def tasks(
                 scratch=aligned(kernel.scratch),
             )
         )
+    read_by_any = {b for task in found for b in task.reads}
+    if unread := tuple(b for b in number.values() if b not in read_by_any):
+        found.append(Task(after=frozenset(range(len(order))), reads=unread))
     return found, [aligned(sizes[str(v.name)]) for v in number]
 
 

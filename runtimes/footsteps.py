@@ -47,6 +47,9 @@ def in_planned_order(config: SessionConfig) -> SessionConfig:
 
 
 class _Walker(OrtCpuRunner):
+    def configure(self, options: Any) -> None:
+        options.log_severity_level = 4  # a node that cannot run alone is no news
+
     def footsteps(self, feeds: Feeds) -> list[Footstep]:
         for _ in range(RUNS):
             self.run(feeds)

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from dlc.errors import DlcError, Unsupported
-from dlc.passes.base import holds_graph
+from dlc.passes.base import holds_graph, subgraphs
 from dlc.passes.concrete_shapes import Shape
 from dlc.passes.liveness import Kernel, Kernels, assumed, reads
 from dlc.runtimes.footsteps import footsteps
@@ -71,7 +71,7 @@ class Prober:
         return f"{node.domain}.{node.op_type}-{version} [{attributes}] ({operands}) {captured}"
 
     def _operand(self, value: ir.Value) -> str:
-        if (tensor := ir.convenience.get_const_tensor(value)) is None or value.is_graph_input():
+        if (tensor := ir.convenience.get_const_tensor(value)) is None:
             return f"{self.types.get(str(value.name))}"
         content = tensor.numpy().tobytes().hex() if tensor.size <= SMALL else ""
         return f"const {tensor.dtype}{tuple(tensor.shape)} {content}"
@@ -114,8 +114,8 @@ class Prober:
 
 
 def is_constant(value: ir.Value) -> bool:
-    """Whether a value is known before a run."""
-    return not value.is_graph_input() and ir.convenience.get_const_tensor(value) is not None
+    """Whether a value is known before a run; an input with a default is, as nobody feeds it here."""
+    return ir.convenience.get_const_tensor(value) is not None
 
 
 def _first_of_each(pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]]:
@@ -134,7 +134,8 @@ def _alone(model: ir.Model, node: ir.Node, fed: Types, kept: Collection[str]) ->
     """Build a model of one node; it is fed by copies, and ``kept`` of them are needed after it as well."""
     proto = ir.serde.serialize_node(node)
     proto.name = NODE
-    weights = {v.name: v for v in reads(node) if is_constant(v) and v.name}
+    inner = {name for graph in subgraphs(node) for name in graph.initializers}
+    weights = {v.name: v for v in reads(node) if is_constant(v) and v.name and v.name not in inner}
     initializers = [_weight(v) for v in weights.values()]
     ballast = BALLAST + 2 * sum(len(w.raw_data) for w in initializers)
     nodes = [

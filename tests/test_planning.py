@@ -7,7 +7,8 @@ import onnx_ir as ir
 import pytest
 
 from dlc import planning
-from dlc.errors import PassError, Unsupported
+from dlc.errors import ModelError, PassError, Unsupported
+from dlc.passes.base import clone
 from dlc.passes.liveness import Kernel, Kernels
 from dlc.passes.offsets import faults
 from dlc.planning import name_nodes, prepare
@@ -16,6 +17,8 @@ from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds
 from tests.passes.weights import weighted
+from tests.random_graphs.draw import drawn
+from tests.test_random_graphs import runs
 
 WIDE = """g (float[16, 64] x) => (float[16, 1] y) {
     a0 = Exp(x) a1 = Sin(x) a2 = Cos(x) a3 = Tanh(x)
@@ -36,7 +39,8 @@ def test_an_order_is_found_followed_and_proved() -> None:
     prepared = prepare(wide(), FEEDS)
     plan = prepared.plan
     assert plan.given_bytes == 4 * X.nbytes + 64
-    assert plan.arena == plan.lower_bound == plan.every_order < X.nbytes + 5 * 64
+    assert plan.arena == plan.lower_bound == plan.every_order
+    assert plan.arena < X.nbytes + 5 * 64
     assert plan.proved
     assert list(faults(plan.buffers, plan.offsets)) == []
     with OrtCpuRunner(wide()) as stock, OrtCpuRunner(prepared.model, prepared.config) as planned:
@@ -105,3 +109,16 @@ def test_nodes_get_names_of_their_own() -> None:
         node.name = "same"
     name_nodes(model)
     assert len({n.name for n in model.graph}) == len(list(model.graph))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_random_graphs_hold_what_the_model_of_liveness_says(seed: int) -> None:
+    """With branches, loops, functions, quantized products; ``prepare`` compares every step with a traced run."""
+    graph = drawn(seed, runs)
+    try:
+        prepared = prepare(clone(graph.model), graph.feeds[0])
+    except ModelError:  # what ONNX Runtime 1.32 writes of FP16 in subgraphs, it does not read
+        pytest.skip("ONNX Runtime cannot load what it wrote")
+    assert prepared.plan.arena >= prepared.plan.lower_bound
+    assert prepared.plan.given_bytes is not None
+    assert prepared.plan.lower_bound <= prepared.plan.given_bytes

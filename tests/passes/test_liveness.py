@@ -76,3 +76,13 @@ def test_tasks_have_the_same_peak_as_the_buffers() -> None:
     order = list(model.graph)
     found, sizes = tasks(order, model.graph, SIZES, over)
     assert peak(found, sizes, range(len(order))) == max(liveness(order, model.graph, SIZES, over).held)
+
+
+def test_what_nothing_reads_stays_until_the_end() -> None:
+    body = "g (float[32] x) => (float[32] y) { a = Exp(x) b = Sub(x, x) c = Neg(x) y = Neg(c) }"
+    model = weighted(body, {})
+    order = list(model.graph)
+    lives = liveness(order, model.graph, SIZES, over)
+    assert [(b.name, b.first, b.last) for b in lives.buffers] == [("a", 0, 4), ("b", 1, 4), ("c", 2, 4)]
+    found, sizes = tasks(order, model.graph, SIZES, over)
+    assert (len(found), peak(found, sizes, range(5))) == (5, max(lives.held))
