@@ -207,6 +207,12 @@ def test_a_plan_that_cannot_be_right_is_refused(change: dict[str, object], messa
         pass
 
 
+def test_two_plans_for_the_same_shapes_are_refused(chain: ir.Model) -> None:
+    plan = planned_for(chain, 1000)
+    with pytest.raises(DataError, match=r"two plans are for inputs of shapes \[\[1000\]\]"):
+        PlannedRunner(chain, [plan, plan]).open()
+
+
 def test_the_library_is_built_once_for_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path / "cache"))
     first = build(compiler())
