@@ -83,11 +83,11 @@ def wide() -> Iterator[Row]:
         rng, slowest, proved = random.Random(reads), 0.0, 0
         for _ in range(20):
             tasks, sizes = drawn(rng, 40, reads)
-            start = time.perf_counter()
+            start = time.process_time()
             proved += schedule(tasks, sizes).optimal
-            slowest = max(slowest, time.perf_counter() - start)
+            slowest = max(slowest, time.process_time() - start)
         what = f"order: 20 random graphs of 40 nodes, up to {reads} inputs"
-        yield what, "20 proved, < 1 s", f"{proved} proved, slowest {slowest:.2f} s", proved == 20 and slowest < 1
+        yield what, "20 proved, < 1 CPU s", f"{proved} proved, slowest {slowest:.2f} s", proved == 20 and slowest < 1
 
 
 def large() -> Row:
@@ -97,7 +97,7 @@ def large() -> Row:
     ]
     tasks = [Task(frozenset(s) - {i}, tuple(sorted({*s} - {i})), (i,)) for i, s in enumerate(sources)]
     sizes = [64 * rng.randint(1, 20) for _ in tasks]
-    start = time.perf_counter()
+    start = time.process_time()
     found = schedule(tasks, sizes)
     at = {t: i for i, t in enumerate(found.order)}
     ends = {i: at[i] + 1 for i in range(len(tasks))}
@@ -106,10 +106,10 @@ def large() -> Row:
             ends[b] = max(ends[b], at[i] + 1)
     buffers = [Buffer(str(i), sizes[i], at[i], ends[i]) for i in range(len(tasks))]
     placed = pack(buffers)
-    took = time.perf_counter() - start
+    took = time.process_time() - start
     wrong = next(faults(buffers, placed.offsets), "validated")
     measured = f"{took:.1f} s; arena {placed.arena / lower_bound(buffers):.3f} of its bound, {wrong}"
-    return "order and offsets of 10,000 nodes", "< 20 s", measured, took < 20 and wrong == "validated"
+    return "order and offsets of 10,000 nodes", "< 20 CPU s", measured, took < 20 and wrong == "validated"
 
 
 def drawn(rng: random.Random, nodes: int, most: int = 3) -> tuple[list[Task], list[int]]:

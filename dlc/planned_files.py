@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from dlc.memory_header import header
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import weight_bytes
 from dlc.planning import Prepared
+from dlc.runtimes.ort import runtime_version
 from dlc.runtimes.session import INLINE_LIMIT
 
 FILE = "planned.onnx"
@@ -30,10 +32,22 @@ def write(folder: Path, prepared: Prepared, *, mapped: bool = False, overwrite: 
     folder.mkdir(parents=True, exist_ok=True)
     apart = mapped or weight_bytes(prepared.model) > INLINE_LIMIT
     ir.save(prepared.model, folder / FILE, external_data=DATA if apart else None)
-    with (folder / FILE).open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    (folder / MEMORY).write_bytes(memory_plan.encode(prepared.plan, digest, FILE))
+    (folder / MEMORY).write_bytes(memory_plan.encode(prepared.plan, _sha256(folder / FILE), FILE))
     (folder / SESSION).write_bytes(msgspec.json.format(msgspec.json.encode(prepared.config), indent=1) + b"\n")
     recorded = memory_plan.read(folder / MEMORY)
     (folder / HEADER).write_text(header(recorded, str(prepared.model.graph.name or "plan")), encoding="ascii")
     return recorded
+
+
+def read(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> MemoryPlan:
+    """Read the plan of a planned model; ArtifactError if it is of another file, other input shapes, another runtime."""
+    recorded = memory_plan.read(folder / MEMORY)
+    if not (folder / recorded.file).is_file():
+        raise ArtifactError(f"{folder / recorded.file} is missing: {folder / MEMORY} is the plan of that file")
+    recorded.check(_sha256(folder / recorded.file), shapes, runtime_version())
+    return recorded
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

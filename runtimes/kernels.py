@@ -18,11 +18,13 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
-from dlc.errors import DlcError, Unsupported
+from dlc.allocations import peak
+from dlc.errors import CapabilityError, DlcError, Unsupported
 from dlc.passes.base import holds_graph, subgraphs
 from dlc.passes.concrete_shapes import Shape
 from dlc.passes.liveness import Kernel, Kernels, assumed, reads
 from dlc.runtimes.footsteps import footsteps
+from dlc.runtimes.planned import trace
 from dlc.runtimes.probe import Probe
 from dlc.runtimes.session import SessionConfig
 from dlc.runtimes.tensor_types import FOREIGN, Types, byte_size
@@ -110,7 +112,18 @@ class Prober:
         named = [v for v in node.outputs if v.name]
         sizes = iter(byte_size(kind, shape) for kind, shape in step.outputs)
         written = [next(sizes) if v in named else 0 for v in node.outputs]
-        return step.taken, written, step.peak - step.in_use if step.peak > before.peak else 0
+        scratch = step.peak - step.in_use if step.peak > before.peak else 0
+        return step.taken, written, self._exact(node, feeds, step.taken, scratch) if scratch and not kept else scratch
+
+    def _exact(self, node: ir.Node, feeds: Feeds, taken: Bytes, counted: Bytes) -> Bytes:
+        """Return scratch to the byte where allocations can be traced; the arena counts what it cannot split off too."""
+        fed = {n: self.types[n] for n in self._fed(node)}
+        try:
+            most = peak(trace(_alone(self.model, node, fed, ()), feeds, self.config))
+        except CapabilityError:
+            return counted
+        copies = sum(byte_size(*kind) for kind in fed.values())
+        return max(0, most - _ballast_bytes(node) - copies - taken)
 
 
 def is_constant(value: ir.Value) -> bool:
@@ -124,7 +137,7 @@ def _first_of_each(pairs: Sequence[tuple[int, int]]) -> Iterator[tuple[int, int]
 
 def _text(attribute: ir.Attr) -> str:
     if attribute.type is ir.AttributeType.TENSOR:
-        return attribute.as_tensor().tobytes().hex()
+        return str(attribute.as_tensor().tobytes().hex())
     if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
         return ir.serde.serialize_attribute(attribute).SerializeToString().hex()
     return str(attribute.value)
@@ -137,7 +150,6 @@ def _alone(model: ir.Model, node: ir.Node, fed: Types, kept: Collection[str]) ->
     inner = {name for graph in subgraphs(node) for name in graph.initializers}
     weights = {v.name: v for v in reads(node) if is_constant(v) and v.name and v.name not in inner}
     initializers = [_weight(v) for v in weights.values()]
-    ballast = BALLAST + 2 * sum(len(w.raw_data) for w in initializers)
     nodes = [
         _ballast(), *starmap(_copied, fed.items()), proto,
         *(helper.make_node("Shape", [name], [name + "/end"]) for name in proto.output if name),
@@ -147,13 +159,18 @@ def _alone(model: ir.Model, node: ir.Node, fed: Types, kept: Collection[str]) ->
     for i, each in enumerate(nodes):
         each.name = each.name or f"/{i}"
     initializers += [_ints(name + "/shape", shape) for name, (_, shape) in fed.items()]
-    initializers += [_ints("/size", (ballast,)), _ints("/first", (0,))]
+    initializers += [_ints("/size", (_ballast_bytes(node),)), _ints("/first", (0,))]
     inputs = [helper.make_tensor_value_info(name + FED, _element(kind), shape) for name, (kind, shape) in fed.items()]
     ends = [n for each in nodes for n in each.output if n.endswith(("/end", "/kept"))]
     outputs = [onnx.ValueInfoProto(name=name) for name in ends]
     graph = helper.make_graph(nodes, "probe", inputs, outputs, initializers)
     opsets = [helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     return ir.serde.deserialize_model(helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version))
+
+
+def _ballast_bytes(node: ir.Node) -> Bytes:
+    constants = {v: t for v in reads(node) if (t := ir.convenience.get_const_tensor(v)) is not None}
+    return BALLAST + 2 * sum(t.nbytes for t in constants.values())
 
 
 def _ballast() -> onnx.NodeProto:
