@@ -33,7 +33,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.target import detect
 from dlc.types import Array, Bytes, Feeds
 
-SEED, SEEDS, SEQUENCE = 0, 8, 128
+SEED, SEEDS, SEQUENCE = 0, 8, 512
 ROOM: Bytes = 2_000_000
 
 Source = Callable[[], tuple[ir.Model, Feeds]]

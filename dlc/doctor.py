@@ -11,6 +11,7 @@ from dlc.errors import DlcError
 from dlc.lookup import load
 from dlc.models.datasets import VARIABLE, data_root
 from dlc.runtimes import RUNTIMES
+from dlc.runtimes.planned_library import library
 from dlc.target import Target, detect
 from dlc.versions import TABLE
 
@@ -52,7 +53,7 @@ def diagnose() -> Diagnosis:
     target, found = _target()
     findings += found
     findings += [_provider(name) for name in ("cpu", "cuda")]
-    findings.append(_data())
+    findings += [_planned(), _data()]
     rows = tuple((".".join(map(str, v)), opset, ir) for v, (opset, ir) in TABLE.items())
     return Diagnosis(tuple(findings), target, rows)
 
@@ -82,6 +83,14 @@ def _provider(name: str) -> Finding:
     except DlcError as error:
         return Finding(f"provider {name}", "not available", str(error))
     return Finding(f"provider {name}", "available")
+
+
+def _planned() -> Finding:
+    try:
+        library()
+    except DlcError as error:
+        return Finding("planned offsets", "not available, session options instead", str(error))
+    return Finding("planned offsets", "available")
 
 
 def _data() -> Finding:

@@ -39,12 +39,15 @@ def write(folder: Path, prepared: Prepared, *, mapped: bool = False, overwrite: 
     return recorded
 
 
-def read(folder: Path, shapes: Mapping[str, tuple[int, ...]]) -> MemoryPlan:
-    """Read the plan of a planned model; ArtifactError if it is of another file, other input shapes, another runtime."""
+def read(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> MemoryPlan:
+    """Read the plan of a planned model; ArtifactError if it is of another file, other input shapes, another runtime.
+
+    ``shapes``: of the inputs that it shall be for; None: whichever it is for.
+    """
     recorded = memory_plan.read(folder / MEMORY)
     if not (folder / recorded.file).is_file():
         raise ArtifactError(f"{folder / recorded.file} is missing: {folder / MEMORY} is the plan of that file")
-    recorded.check(_sha256(folder / recorded.file), shapes, runtime_version())
+    recorded.check(_sha256(folder / recorded.file), recorded.shapes if shapes is None else shapes, runtime_version())
     return recorded
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
-from dlc import memory_plan
-from dlc.artifact import MEMORY, read_session
-from dlc.errors import ArtifactError
-from dlc.runtimes.ort import runtime_version
+from dlc.artifact import read_session
+from dlc.planned_files import read
 from dlc.runtimes.planned import SLABS, PlannedRunner
 
 
@@ -18,13 +15,6 @@ def open_planned(folder: Path, *, slabs: int = SLABS) -> PlannedRunner:
     ArtifactError if the plan is damaged, or of another model or ONNX Runtime. Runs with inputs of other shapes than
     the plan's are plain runs of the same graph; ``tier`` and ``counts`` of the runner say what happened.
     """
-    recorded = memory_plan.read(folder / MEMORY)
-    file = folder / recorded.file
-    try:
-        with file.open("rb") as model:
-            digest = hashlib.file_digest(model, "sha256").hexdigest()
-    except OSError as error:
-        raise ArtifactError(f"{file}, which the memory plan is for, cannot be read: {error.strerror}") from error
-    recorded.check(digest, recorded.shapes, runtime_version())
+    recorded = read(folder)
     plans = [recorded.plan()] if recorded.allocations else []
-    return PlannedRunner(file, plans, read_session(folder), slabs=slabs)
+    return PlannedRunner(folder / recorded.file, plans, read_session(folder), slabs=slabs)

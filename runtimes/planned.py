@@ -12,7 +12,7 @@ import onnx_ir as ir
 from dlc.allocations import Event, Planned, ShapeKey
 from dlc.errors import CapabilityError, DataError
 from dlc.runtimes.ort_cpu import OrtCpuRunner
-from dlc.runtimes.planned_library import Counts, Library, library
+from dlc.runtimes.planned_library import Counts, Handle, Library, library
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds, Outputs
 
@@ -75,23 +75,23 @@ class PlannedRunner(AllocatingRunner):
         super().__init__(model, config)
         self.plans = tuple(plans)
         self.slabs = slabs
-        self._handles: dict[ShapeKey, int] = {}
+        self._handles: dict[ShapeKey, Handle] = {}
         self._reason = ""
 
     def open(self) -> None:
-        """Create the session, on options alone where the library is missing; DataError if a plan lacks an input."""
-        self._reason = "" if self.plans else "there is no plan"
-        try:
-            self.library = library()
-        except CapabilityError as error:
-            self._reason = str(error)
+        """Create the session, on options alone where the library is missing; DataError if a plan cannot be for it."""
+        self.library, self._reason = None, "there is no plan"
+        if self.plans:
+            try:
+                self.library, self._reason = library(), ""
+            except CapabilityError as error:
+                self._reason = str(error)
         OrtCpuRunner.open(self)
         self._names = [t.name for t in self.interface.inputs]
         if self.library is not None:
             self._begin, self._end = self.library.begin, self.library.end
             try:
-                for plan in self.plans:
-                    self._handles[self._key(plan)] = self.library.create(plan, self.slabs)
+                self._hold(self.library)
             except DataError:
                 self.close()
                 raise
@@ -135,6 +135,12 @@ class PlannedRunner(AllocatingRunner):
         if self.library is None:
             return Counts()
         return sum(map(self.library.counts, self._handles.values()), Counts())
+
+    def _hold(self, serving: Library) -> None:
+        for plan in self.plans:
+            if (key := self._key(plan)) in self._handles:
+                raise DataError(f"two plans are for inputs of shapes {list(map(list, key))}; keep one")
+            self._handles[key] = serving.create(plan, self.slabs)
 
     def _key(self, plan: Planned) -> ShapeKey:
         if missing := [name for name in self._names if name not in plan.shapes]:

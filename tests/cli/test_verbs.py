@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dlc.models import ZOO
+from dlc.runtimes.planned_library import library
 from tests.cli.conftest import Cli
 
 ROOT = Path(__file__).parent.parent.parent
@@ -124,6 +125,18 @@ def test_doctor_tells_the_runtime(cli: Cli) -> None:
     assert found["provider cpu"]["state"] == "available"
     assert found["onnxruntime"]["state"][0].isdigit()
     assert "dlc[cuda]" in found["onnxruntime-gpu"]["remedy"]
+
+
+def test_doctor_says_what_planned_offsets_lack(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    library.cache_clear()
+    try:
+        found = {f["subject"]: f for f in json.loads(cli("doctor", "--format", "json").out)["findings"]}
+    finally:
+        library.cache_clear()
+    assert found["planned offsets"]["state"] == "not available, session options instead"
+    assert "apt-get install gcc" in found["planned offsets"]["remedy"]
 
 
 def test_doctor_prints_the_commands_as_they_must_be_typed(cli: Cli) -> None:

@@ -88,6 +88,29 @@ def test_a_wrong_plan_costs_misses_not_results(chain: ir.Model) -> None:
         assert runner.counts.misses >= 2
 
 
+def test_sizes_that_depend_on_values_are_misses() -> None:
+    """The same shapes of inputs, another number of positives: what the plan does not foresee is malloc's."""
+    model = ir.from_onnx_text("""
+        <ir_version: 10, opset_import: ["" : 20]>
+        positives (float[n] x) => (float[m] y) {
+            a = Relu(x)
+            b = NonZero(a)
+            c = Transpose(b)
+            d = GatherND(a, c)
+            e = Sin(d)
+            y = Add(e, d)
+        }
+    """)
+    given = feeds(1000)
+    fewer = {"x": np.where(np.arange(1000) < 500, given["x"], -1).astype(np.float32)}
+    plan = plan_run(trace(model, given), {"x": (1000,)})
+    with OrtCpuRunner(model, FOLLOWED) as stock, PlannedRunner(model, [plan]) as runner:
+        for each, missed in ((given, False), (fewer, True), (given, True)):
+            assert np.array_equal(runner.run(each)["y"], stock.run(each)["y"])
+            assert (runner.counts.misses > 0) == missed
+        assert runner.counts.stranded == 0
+
+
 def test_a_run_that_fails_leaves_nothing_behind() -> None:
     model = ir.from_onnx_text("""
         <ir_version: 10, opset_import: ["" : 20]>
@@ -182,6 +205,12 @@ def test_a_plan_that_cannot_be_right_is_refused(change: dict[str, object], messa
     plan = replace(planned_for(chain, 1000), **change)  # type: ignore[arg-type]
     with pytest.raises(DataError, match=message), PlannedRunner(chain, [plan]):
         pass
+
+
+def test_two_plans_for_the_same_shapes_are_refused(chain: ir.Model) -> None:
+    plan = planned_for(chain, 1000)
+    with pytest.raises(DataError, match=r"two plans are for inputs of shapes \[\[1000\]\]"):
+        PlannedRunner(chain, [plan, plan]).open()
 
 
 def test_the_library_is_built_once_for_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
