@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -56,6 +57,7 @@ def inputs_for(
     Calibration data of a recipe, else the golden vectors beside the reference unless sizes are given, else seeded.
     """
     interface = Interface.of(onnx_files.read(reference.model, max(TABLE.values())[0]))
+    gc.collect()  # the rest of the model: a graph is full of cycles
     recipe = declared(recipe_file, reference.model) if recipe_file else None
     if recipe is not None and recipe.calibration is not None and not dims:
         found: list[Feeds] = [feeds for _, feeds in islice(data.checked(recipe.calibration, interface), batches)]
