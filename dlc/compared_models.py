@@ -34,11 +34,12 @@ def subjects(words: Sequence[str]) -> tuple[Subject, Subject]:
         paths = [Path(word) for word in words]
     else:
         raise UserError("two models are compared: dlc compare REF CAND, or dlc compare ARTIFACT VARIANT VARIANT")
-    first, second = (_subject(path) for path in paths)
+    first, second = (subject(path) for path in paths)
     return first, second
 
 
-def _subject(path: Path) -> Subject:
+def subject(path: Path) -> Subject:
+    """Return a model file, or a variant's folder, as it is run."""
     if (path / MODEL).is_file():
         config = read_session(path) if (path / SESSION).is_file() else SessionConfig()
         return Subject(path.name, path / MODEL, config)
