@@ -29,7 +29,7 @@ Predicate = Callable[[Path, Feeds], str | None]
 """What a model file does when it is fed: the symptom, or None."""
 
 OPTIMIZED, PLAIN = SessionConfig(), SessionConfig(graph_optimization="none")
-STATUS = re.compile(r"\[ONNXRuntimeError\] : (\d+ : \w+)")
+STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : (\w+)(?:.* while running (\w+) node)?")
 CANNOT_RUN = (126, 127)
 """What a shell exits with for a command that it may not run, or cannot find (POSIX, 2.8.2)."""
 
@@ -37,13 +37,14 @@ CANNOT_RUN = (126, 127)
 def crashes(path: Path, feeds: Feeds) -> str | None:
     """ONNX Runtime does not load the model, does not run it, or dies; in a process of its own.
 
-    The symptom is the status that it ends with, not the message: that names nodes, and is another for each part.
+    The symptom is the status that it ends with, and the operator if it came so far; the whole message names nodes and
+    shapes, and may be another for each part.
     """
     try:
         peak_rss(path, OPTIMIZED, feeds, runs=1)
     except ModelError as error:
         found = STATUS.search(str(error))
-        return found[1] if found else str(error).rpartition(": ")[2]
+        return " in ".join(filter(None, found.groups())) if found else str(error).rpartition(": ")[2]
     return None
 
 
@@ -76,15 +77,15 @@ class Command:
         inputs = path.with_suffix(".npz")
         np.savez(inputs, **feeds)  # type: ignore[arg-type]  # its second parameter is a bool
         line = self.text.replace("{model}", shlex.quote(str(path))).replace("{inputs}", shlex.quote(str(inputs)))
-        child = subprocess.Popen(  # noqa: S602 - the user's own command
+        with subprocess.Popen(  # noqa: S602 - the user's own command
             line, shell=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-        )
-        try:
-            said = child.communicate(timeout=self.timeout)[1].decode(errors="replace").strip()
-        except subprocess.TimeoutExpired:
-            return None
-        finally:
-            _end(child)
+        ) as child:
+            try:
+                said = child.communicate(timeout=self.timeout)[1].decode(errors="replace").strip()
+            except subprocess.TimeoutExpired:
+                return None
+            finally:
+                _end(child)
         if child.returncode in CANNOT_RUN:
             raise UserError(f"--fails {self.text!r} cannot be run: {said.splitlines()[-1] if said else 'not found'}")
         return "exit 0" if child.returncode == 0 else None
@@ -121,4 +122,4 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     """End a command that still runs, with whatever it started."""
     if child.poll() is None:
         os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
+        child.wait()  # leaving the block does not, after Ctrl-C

@@ -86,11 +86,12 @@ def feed(model: ir.Model, values: Mapping[str, Array]) -> None:
 
 def freeze(model: ir.Model, values: Mapping[str, Array]) -> None:
     """Make inputs of a part constants, so that it is fed as the whole is."""
+    feed(model, values)
     graph = model.graph
     for value in [v for v in graph.inputs if v.name in values]:
         graph.inputs.remove(value)
-        value.shape = ir.Shape(values[str(value.name)].shape)
         value.const_value = ir.tensor(values[str(value.name)], name=value.name)
+        value.shape = ir.Shape(value.const_value.shape)
         graph.register_initializer(value)
 
 

@@ -34,13 +34,14 @@ class Trials:
     known: dict[str, str | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        lines = list(_read(self.file)) if self.file.is_file() else []
-        if lines and lines[0] != Head(self.key):
+        there = self.file.exists()
+        lines = list(_read(self.file)) if there else []
+        if there and lines[:1] != [Head(self.key)]:
             raise UserError(
                 f"{self.file} is of a reduction of another model, or on other terms; remove it, or write elsewhere "
                 "with --output"
             )
-        if not lines:
+        if not there:
             self.file.write_bytes(msgspec.json.encode(Head(self.key)) + b"\n")
         self.known.update((line.kept, line.symptom) for line in lines if isinstance(line, Tried))
 
