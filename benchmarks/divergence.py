@@ -2,8 +2,8 @@
 
     python -m benchmarks.divergence MODEL.onnx
 
-MODEL: the FP32 variant that ``dlc compile efficientnet-lite0`` writes. Prints how many were located, and the peak
-memory of a comparison beside that of one inference, each in a process of its own.
+MODEL: the FP32 variant that ``dlc compile efficientnet-lite0`` writes. Prints how many were located, under the same
+cap on inner tensors, and the peak memory of a comparison beside that of one inference, each in a process of its own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ import sys
 from dlc.cli import run
 from dlc.runtimes.peak_rss import peak
 before = peak()
-run(["compare", *sys.argv[1:], "--layers", "--batches", "1", "--max-ram", "8MiB", "--format", "json"])
+run(["compare", *sys.argv[1:], "--layers", "--dim", "batch=1", "--batches", "1", "--max-ram", "8MiB"])
 print(f"peak {peak()} before {before}", file=sys.stderr)
 """
 
@@ -42,15 +43,22 @@ def main(path: Path) -> None:
     names = [label(n) for n in weighted_nodes(ir.load(path).graph)][:LAYERS]
     with tempfile.TemporaryDirectory() as folder:
         wrong = Path(folder) / "wrong.onnx"
+        start = time.perf_counter()
         found = [_located(path, wrong, name, feeds) for name in names]
-        print(f"located exactly: {sum(found)} of {len(found)}")
+        seconds = (time.perf_counter() - start) / len(names)
         said = subprocess.run(
             [sys.executable, "-c", CHILD, str(path), str(wrong)], capture_output=True, text=True, check=True
         ).stderr.split()
     rss = peak_rss(path, SessionConfig(), feeds)
     peak, before = int(said[-3]), int(said[-1])
-    print(f"one inference: {rss.peak / 1e6:.0f} MB, of which bare runtime {rss.runtime / 1e6:.0f} MB")
-    print(f"comparison: {peak / 1e6:.0f} MB ({peak / rss.peak:.2f}x), of which started {before / 1e6:.0f} MB")
+    print("| what | result |\n|---|---|")
+    print(f"| layers in which an error was located exactly | {sum(found)} of {len(found)} |")
+    print(f"| one comparison, both models read anew | {seconds:.1f} s |")
+    print(f"| peak of one inference | {rss.peak / 1e6:.0f} MB, of which the bare runtime {rss.runtime / 1e6:.0f} MB |")
+    print(
+        f"| peak of `dlc compare --layers --max-ram 8MiB` | {peak / 1e6:.0f} MB, {peak / rss.peak:.2f} times that; "
+        f"{before / 1e6:.0f} MB before it read anything |"
+    )
 
 
 def _located(path: Path, wrong: Path, name: str, feeds: Feeds) -> bool:

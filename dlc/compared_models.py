@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -33,11 +34,12 @@ def subjects(words: Sequence[str]) -> tuple[Subject, Subject]:
         paths = [Path(word) for word in words]
     else:
         raise UserError("two models are compared: dlc compare REF CAND, or dlc compare ARTIFACT VARIANT VARIANT")
-    first, second = (_subject(path) for path in paths)
+    first, second = (subject(path) for path in paths)
     return first, second
 
 
-def _subject(path: Path) -> Subject:
+def subject(path: Path) -> Subject:
+    """Return a model file, or a variant's folder, as it is run."""
     if (path / MODEL).is_file():
         config = read_session(path) if (path / SESSION).is_file() else SessionConfig()
         return Subject(path.name, path / MODEL, config)
@@ -56,6 +58,7 @@ def inputs_for(
     Calibration data of a recipe, else the golden vectors beside the reference unless sizes are given, else seeded.
     """
     interface = Interface.of(onnx_files.read(reference.model, max(TABLE.values())[0]))
+    gc.collect()  # the rest of the model: a graph is full of cycles
     recipe = declared(recipe_file, reference.model) if recipe_file else None
     if recipe is not None and recipe.calibration is not None and not dims:
         found: list[Feeds] = [feeds for _, feeds in islice(data.checked(recipe.calibration, interface), batches)]

@@ -6,8 +6,10 @@ computes then is its simulation, in float. One session lives at a time, and no m
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -24,6 +26,7 @@ from dlc.passes.base import all_nodes
 from dlc.passes.weighted import label
 from dlc.progress import Progress, Silent, track
 from dlc.runtimes import RUNTIMES
+from dlc.runtimes.ort import OrtRunner
 from dlc.runtimes.probe import Probe
 from dlc.runtimes.session import SessionConfig
 from dlc.sources import onnx_files
@@ -43,11 +46,12 @@ Kind = Literal["output", "activation", "weight"]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A model file, and the session options it is run with."""
+    """A model file, and the session options it is run with; ``mapped``: a copy of it whose weights sessions map."""
 
     name: str
     model: Path
     config: SessionConfig
+    mapped: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +107,22 @@ def compare(
     threshold_db: float | None = None, max_ram: Bytes = HELD, progress: Progress = SILENT,
 ) -> Comparison:  # fmt: skip
     """Compare on some feeds; ``inputs`` says in words what they are. UserError if the interfaces differ."""
-    one, other = _read(reference.model), _read(candidate.model)
-    if (mine := Interface.of(one)) != (theirs := Interface.of(other)):
-        raise UserError(f"the models differ in interface, so they cannot be compared: {mine.diff(theirs)}")
-    threshold = threshold_db if threshold_db is not None else expected_db(one, other)
-    progress.stage("compare outputs", None)
-    outputs = tuple(_outputs(reference, candidate, one, feeds))
-    if not layers:
-        return Comparison(reference.name, candidate.name, inputs, threshold, outputs)
-    found: list[Layer | Unmatched] = [*_activations(one, other, feeds, max_ram, progress)]
-    found += _weights(one, other, feeds[0])
+    with ExitStack() as files:
+        if not layers:
+            one, other = _read(reference.model), _read(candidate.model)
+        else:
+            expected, got = (files.enter_context(_probe(each.model)) for each in (reference, candidate))
+            one, other = expected.model(), got.model()
+            reference, candidate = replace(reference, mapped=expected.path), replace(candidate, mapped=got.path)
+        if (mine := Interface.of(one)) != (theirs := Interface.of(other)):
+            raise UserError(f"the models differ in interface, so they cannot be compared: {mine.diff(theirs)}")
+        threshold = threshold_db if threshold_db is not None else expected_db(one, other)
+        progress.stage("compare outputs", None)
+        outputs = tuple(_outputs(reference, candidate, one, feeds))
+        if not layers:
+            return Comparison(reference.name, candidate.name, inputs, threshold, outputs)
+        found: list[Layer | Unmatched] = [*_activations(one, other, expected, got, feeds, max_ram, progress)]
+        found += _weights(one, other, got, feeds[0])
     compared = tuple(each for each in found if isinstance(each, Layer))
     diverged = [each for each in compared if each.kind == "activation" and each.apart.sqnr_db < threshold]
     return Comparison(
@@ -139,6 +149,13 @@ def _kinds(model: ir.Model) -> Iterator[ir.DataType | None]:
 
 def _read(path: Path) -> ir.Model:
     return onnx_files.read(path, max(TABLE.values())[0])
+
+
+def _probe(path: Path) -> Probe:
+    """Write down a model with its weights apart; what reading it took is free again."""
+    probe = Probe(_read(path))
+    gc.collect()
+    return probe
 
 
 def _outputs(reference: Subject, candidate: Subject, model: ir.Model, feeds: Sequence[Feeds]) -> Iterator[Layer]:
@@ -168,13 +185,17 @@ def _check_shape(name: str, stated: Array, got: Array) -> None:
 
 
 def _runs(subject: Subject, feeds: Sequence[Feeds]) -> Iterator[Outputs]:
-    with load(RUNTIMES[subject.config.provider])(subject.model, subject.config) as runner:
-        yield from (runner.run(each) for each in feeds)
+    kind: type[OrtRunner] = load(RUNTIMES[subject.config.provider])
+    with kind(subject.mapped or subject.model, subject.config, title=str(subject.model)) as runner:
+        for each in feeds:  # what a session hands out keeps its arena; copies do not
+            yield {name: array.copy() for name, array in runner.run(each).items()}
+    gc.collect()
 
 
 def _activations(
-    one: ir.Model, other: ir.Model, feeds: Sequence[Feeds], max_ram: Bytes, progress: Progress
-) -> Iterator[Layer | Unmatched]:
+    one: ir.Model, other: ir.Model, expected: Probe, got: Probe, feeds: Sequence[Feeds], max_ram: Bytes,
+    progress: Progress,
+) -> Iterator[Layer | Unmatched]:  # fmt: skip
     """Compare the values of the reference with their twins, some at a time."""
     there = {*computed(other)}
     nodes = {str(v.name): (label(node), node.op_type, i) for i, node in enumerate(one.graph) for v in node.outputs}
@@ -190,14 +211,14 @@ def _activations(
     nbytes = _bytes_of_pairs(one, other, pairs, feeds)
     groups = list(chunks(pairs, nbytes, max_ram))
     progress.stage("compare layers", len(groups))
-    with Probe(one) as expected, Probe(other) as got:
-        for names in track(progress, groups):
-            for name, apart in _apart(expected, got, {n: pairs[n] for n in names}, feeds):
-                node, op, step = nodes.get(name, ("", "input", -1))
-                if isinstance(apart, Apart):
-                    yield Layer("activation", name, pairs[name], node, op, step, apart)
-                else:
-                    yield Unmatched("activation", name, node, op, apart)
+    for names in track(progress, groups):
+        for name, apart in _apart(expected, got, {n: pairs[n] for n in names}, feeds):
+            node, op, step = nodes.get(name, ("", "input", -1))
+            if isinstance(apart, Apart):
+                yield Layer("activation", name, pairs[name], node, op, step, apart)
+            else:
+                yield Unmatched("activation", name, node, op, apart)
+        gc.collect()
 
 
 def _bytes_of_pairs(
@@ -240,24 +261,23 @@ def _added(meter: Meter | str, stated: Array, got: Array | None) -> Meter | str:
     return meter
 
 
-def _weights(one: ir.Model, other: ir.Model, feeds: Feeds) -> Iterator[Layer | Unmatched]:
+def _weights(one: ir.Model, other: ir.Model, got: Probe, feeds: Feeds) -> Iterator[Layer | Unmatched]:
     """Compare each weight as it is dequantized with the reference's; one is in memory at a time."""
     steps = {node: i for i, node in enumerate(one.graph)}
     there, names = stored(other), {*computed(other)}
-    with Probe(other) as probe:
-        for name, mine in stored(one).items():
-            where = (label(mine.node), mine.node.op_type)
-            found = _counterpart(name, there, names, probe, feeds)
-            if found is None:
-                yield Unmatched("weight", name, *where, "the candidate has no weight of that name")
-                continue
-            got_name, got = found
-            fitted = _fitted(mine.read(), got)
-            if fitted is None:
-                reason = f"its shape is {list(got.shape)}, not {list(mine.read().shape)}"
-                yield Unmatched("weight", name, *where, reason)
-                continue
-            yield Layer("weight", name, got_name, *where, steps.get(mine.node, -1), fitted)
+    for name, mine in stored(one).items():
+        where = (label(mine.node), mine.node.op_type)
+        found = _counterpart(name, there, names, got, feeds)
+        if found is None:
+            yield Unmatched("weight", name, *where, "the candidate has no weight of that name")
+            continue
+        got_name, theirs = found
+        fitted = _fitted(mine.read(), theirs)
+        if fitted is None:
+            reason = f"its shape is {list(theirs.shape)}, not {list(mine.read().shape)}"
+            yield Unmatched("weight", name, *where, reason)
+            continue
+        yield Layer("weight", name, got_name, *where, steps.get(mine.node, -1), fitted)
 
 
 def _counterpart(

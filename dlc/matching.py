@@ -7,7 +7,9 @@ onnxruntime.quantization write are here.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -75,7 +77,12 @@ def _weights(node: ir.Node, initializers: Mapping[str, ir.Value]) -> Iterator[tu
             return
     for value in weights_of(node).values():
         assert value.const_value is not None
-        yield str(value.name), value.const_value.numpy
+        yield str(value.name), partial(_read_once, value.const_value)
+
+
+def _read_once(tensor: ir.TensorProtocol) -> Array:
+    """Read a tensor that may lie in a file; it does not keep mapped what was read."""
+    return copy(tensor).numpy()
 
 
 def _input(node: ir.Node, at: int | None) -> ir.Value | None:

@@ -18,14 +18,20 @@ from dlc.types import Feeds, Outputs
 
 
 class OrtRunner(Runner):
-    """Runs a model file, or a model in memory, in one session. Subclasses name the provider."""
+    """Runs a model file, or a model in memory, in one session. Subclasses name the provider.
+
+    ``title``: what errors call the model, if not by its file or its graph.
+    """
 
     provider: ClassVar[str]
 
-    def __init__(self, model: ir.Model | Path, config: SessionConfig | None = None, *, profile: bool = False):
+    def __init__(
+        self, model: ir.Model | Path, config: SessionConfig | None = None, *, profile: bool = False, title: str = ""
+    ):
         self.model = model
         self.config = config or SessionConfig()
         self.profile = profile
+        self.title = title
         self._session: Any = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
 
@@ -111,6 +117,8 @@ class OrtRunner(Runner):
         return str(path)
 
     def _name(self) -> str:
+        if self.title:
+            return self.title
         return str(self.model) if isinstance(self.model, Path) else f"graph {self.model.graph.name!r}"
 
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
@@ -25,16 +25,23 @@ UNCHANGED = SessionConfig(graph_optimization="none", entries={"session.disable_p
 WEIGHTS = "weights"
 
 
+class _Unpooled(OrtCpuRunner):
+    """Each tensor is freed when its last reader is done: no arena keeps it for the next."""
+
+    def configure(self, options: Any) -> None:
+        options.enable_cpu_mem_arena = False
+
+
 class Probe:
     """Runs a model for some of its inner tensors; ONNX Runtime's own optimisations are off.
 
-    The model is written down when the context is entered, and need not be kept.
+    The model is written down at once, to ``path``, and need not be kept.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="dlc-")
-        self._path = Path(self._scratch.name) / "model.onnx"
-        ir.save(model, self._path, external_data=WEIGHTS)
+        self.path = Path(self._scratch.name) / "model.onnx"
+        ir.save(model, self.path, external_data=WEIGHTS)
 
     def __enter__(self) -> Self:
         return self
@@ -43,6 +50,10 @@ class Probe:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._scratch.cleanup()
+
+    def model(self) -> ir.Model:
+        """Return the model anew; its weights are mapped when they are read."""
+        return ir.load(self.path)
 
     def fetch(self, names: Sequence[str], feeds: Iterable[Feeds]) -> Iterator[Outputs]:
         """Yield the named tensors of each run, inputs too; ModelError if the graph does not run, or one is no tensor.
@@ -53,14 +64,14 @@ class Probe:
         if path is None:
             yield from ({name: each[name] for name in names} for each in feeds)
             return
-        with OrtCpuRunner(path, UNCHANGED) as runner:
+        with _Unpooled(path, UNCHANGED) as runner:
             for each in feeds:
                 got = runner.run(each)
                 yield {name: each[name] if name in inputs else got[name] for name in names}
 
     def _cut(self, names: Sequence[str]) -> tuple[Path | None, set[str]]:
         """Write the part of the graph that computes the names; None if all are inputs."""
-        model = ir.load(self._path)
+        model = self.model()
         inputs = {str(v.name) for v in model.graph.inputs} & set(names)
         wanted = set(names) - inputs
         found = [v for node in model.graph for v in node.outputs if v.name in wanted]
@@ -71,6 +82,6 @@ class Probe:
             return None, inputs
         model.graph.outputs[:] = found
         RemoveUnusedNodesPass()(model)
-        path = self._path.with_name("part.onnx")
+        path = self.path.with_name("part.onnx")
         ir.save(model, path)
         return path, inputs

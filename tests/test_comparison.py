@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from dlc.calibrate import calibrate
 from dlc.comparison import Comparison, Layer, Subject, compare
-from dlc.errors import UserError
+from dlc.errors import ModelError, UserError
 from dlc.harness.agreement import SQNR_MAX
 from dlc.inner import HELD
 from dlc.passes.cast_fp16 import CastFp16
@@ -20,7 +21,7 @@ from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Array
-from tests.passes.weights import weighted
+from tests.passes.weights import WITH_CONTRIB, weighted
 
 DEPTH, WIDTH = 6, 16
 FEEDS = [{"x": np.random.default_rng(i).standard_normal((3, WIDTH)).astype(np.float32)} for i in range(2)]
@@ -153,3 +154,16 @@ def test_another_interface(against: Against) -> None:
     model.graph.outputs[0].name = "z"
     with pytest.raises(UserError, match="differ in interface"):
         against(model)
+
+
+def test_outputs_are_the_same_whether_weights_are_mapped_or_not(against: Against) -> None:
+    model = chain(lambda weights: weights.update(w2=weights["w2"] * np.float32(1.01)))
+    assert against(model).outputs == against(model, layers=False).outputs
+
+
+def test_an_error_names_the_file_that_was_given(against: Against, tmp_path: Path) -> None:
+    broken = weighted(BODY.replace("Identity(", "com.microsoft.NoSuchOp("), {f"w{i}": weight(i) for i in range(DEPTH)},
+                      WITH_CONTRIB)  # fmt: skip
+    for layers in (True, False):
+        with pytest.raises(ModelError, match=re.escape(f"cannot load {tmp_path / 'other.onnx'}")):
+            against(broken, layers=layers)

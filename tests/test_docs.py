@@ -109,6 +109,18 @@ def test_the_broken_pass_is_found_as_the_page_says(tmp_path: Path) -> None:
     assert without_fractions(child.stdout) == without_fractions(stated)
 
 
+def test_the_model_that_fails_is_reduced_as_the_page_says(tmp_path: Path, cli: Cli) -> None:
+    import onnx_ir as ir
+
+    [text], [lines] = blocks("debug", "onnx"), blocks("debug", "sh")
+    ir.save(ir.from_onnx_text(text), tmp_path / "roots.onnx")
+    for line in lines.splitlines():
+        ran = cli(*shlex.split(line)[1:])
+        assert ran.code == 0, ran.err
+        assert "4 nodes reduced to 1" in ran.out
+        assert "Sqrt" in ran.out
+
+
 def without_fractions(text: str) -> str:
     """Leave out what another machine may round otherwise."""
     return re.sub(r"\d+\.\d+(e-?\d+)?", "…", text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -80,3 +82,12 @@ def test_weights_between_q_and_dq_are_computed() -> None:
     for model, name in ((ours, "w_dequantized"), (stock, "w_DequantizeLinear_Output")):
         assert unpacked("w", {str(v.name) for n in model.graph for v in n.outputs}) == name
         assert "w" not in stored(model)
+
+
+def test_reading_a_weight_keeps_nothing_mapped(tmp_path: Path) -> None:
+    ir.save(linear(), tmp_path / "model.onnx", external_data="weights")
+    model = ir.load(tmp_path / "model.onnx")
+    tensor = model.graph.initializers["w"].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    np.testing.assert_array_equal(stored(model)["w"].read(), W)
+    assert tensor.raw is None

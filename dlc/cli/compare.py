@@ -50,7 +50,9 @@ def command(
     from dlc.bench import parse_dims
     from dlc.compared_models import inputs_for, parse_bytes, subjects
     from dlc.comparison import compare
+    from dlc.heap import return_freed_blocks
 
+    return_freed_blocks()
     held = parse_bytes(max_ram)
     reference, candidate = subjects(models)
     feeds, inputs = inputs_for(reference, recipe_file, parse_dims(dims), batches, seed)

@@ -1,4 +1,4 @@
-"""dlc debug bisect."""
+"""dlc debug bisect, dlc debug reduce."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from dlc.cli.common import Format, ListsRewrites, command_line, common, print_js
 if TYPE_CHECKING:
     from dlc.bisection import Bisection, Culprit
     from dlc.divergence import Difference, Peak
+    from dlc.reducer import Reduced
 
-BUG = 4
+BUG, INCONCLUSIVE = 4, 5
+ROWS = 20
 
 
-@click.group(short_help="Find the pass, the site and the value where a model's numbers change.")
+@click.group(short_help="Find the pass, the site and the value where numbers change; reduce a model that fails.")
 def command() -> None:
-    """Look into passes that go wrong."""
+    """Look into passes that go wrong, and into models that fail."""
 
 
 @command.command(cls=ListsRewrites)
@@ -128,3 +130,58 @@ def _side(side: Peak, at: tuple[int, ...] | None) -> str:
 
 def _feeds(names: tuple[str, ...]) -> str:
     return "; ".join(names)
+
+
+@command.command()
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--fails", required=True, metavar="WHAT",
+              help="crashes, nan, differs, or a shell command with {model}, and {inputs} if it takes them, that exits "
+              "with 0 while the model fails.")  # fmt: skip
+@click.option("-o", "--output", type=click.Path(path_type=Path), default=Path("reduced.onnx"), show_default=True)
+@click.option("-r", "--recipe", "recipe_file", metavar="RECIPE", help="Recipe (.py, .toml, zoo name) for the inputs.")
+@click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size of a dynamic dimension; may be repeated.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the inputs.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=300.0, show_default=True, metavar="SECONDS",
+              help="A command that takes longer has not failed.")  # fmt: skip
+@click.option("--overwrite", is_flag=True, help="Replace the output.")
+@common
+def reduce(
+    model: Path, fails: str, output: Path, recipe_file: str | None, dims: tuple[str, ...], seed: int, timeout: float,
+    overwrite: bool, form: Format, verbose: int,
+) -> int:  # fmt: skip
+    """Write the smallest part of MODEL that still fails, and the inputs on which it does.
+
+    Started again after an interruption, it goes on where it stopped. Exit code 0 if the part fails when it is run once
+    more, 5 if it does not.
+
+    \b
+        dlc debug reduce model.onnx --fails nan
+        dlc debug reduce model.onnx --fails "! ./accepts {model}" -o small.onnx
+    """
+    from dlc.bench import parse_dims
+    from dlc.compared_models import inputs_for, subject
+    from dlc.errors import UserError
+    from dlc.predicates import predicate
+    from dlc.reducer import reduce as reduce_model
+
+    asked, whole = predicate(fails, timeout), subject(model)
+    if not overwrite and (there := [p for p in (output, output.with_suffix(".npz")) if p.exists()]):
+        raise UserError(f"{there[0]} exists; write elsewhere with --output, or --overwrite it")
+    [feeds], inputs = inputs_for(whole, recipe_file, parse_dims(dims), 1, seed)
+    with progress() as bar:
+        found = reduce_model(whole.model, asked, feeds, output, f"{fails} {timeout}", bar)
+    if form == "json":
+        print_json({"inputs": inputs, "reduced": found})
+    else:
+        _print_reduced(found, inputs, verbose=bool(verbose))
+    return 0 if found.steady else INCONCLUSIVE
+
+
+def _print_reduced(found: Reduced, inputs: str, *, verbose: bool) -> None:
+    known = f", {found.known} answers known from before" if found.known else ""
+    click.echo(f"{found.of} nodes reduced to {len(found.nodes)}, by {found.tried} trials on {inputs}{known}")
+    shown = list(zip(found.nodes, found.ops, strict=True))
+    print_table(("node", "operator"), shown if verbose else shown[:ROWS])
+    click.echo(f"symptom: {found.symptom}; written to {found.model}, inputs to {found.inputs}")
+    if not found.steady:
+        click.echo("it did not fail when it was run once more: what it fails on changes from run to run")

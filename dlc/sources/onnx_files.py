@@ -22,6 +22,8 @@ STRING = ir.DataType.STRING
 
 def read(path: Path, newest_opset: int) -> ir.Model:
     """Read and check a model file; external data stays memory-mapped."""
+    check_file(path)
+    fault = _fault(path)  # first, while nothing else is in memory: the checker reads the whole file too
     proto = _parse(path)
     opset = max((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), default=0)
     known = max(newest_opset, onnx.defs.onnx_opset_version())
@@ -34,10 +36,8 @@ def read(path: Path, newest_opset: int) -> ir.Model:
     _check_domains(path, model)
     _check_kinds(path, model)
     _check_names(path, model)
-    try:
-        onnx.checker.check_model(str(path))
-    except onnx.checker.ValidationError as error:
-        raise ModelError(f"{path} is not a valid model: {_first_line(error)}") from error
+    if fault is not None:
+        raise ModelError(f"{path} is not a valid model: {_first_line(fault)}") from fault
     return model
 
 
@@ -71,8 +71,15 @@ def check_file(path: Path) -> None:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _fault(path: Path) -> onnx.checker.ValidationError | None:
+    try:
+        onnx.checker.check_model(str(path))
+    except onnx.checker.ValidationError as error:
+        return error
+    return None
+
+
 def _parse(path: Path) -> onnx.ModelProto:
-    check_file(path)
     try:
         proto = onnx.load(path, format="protobuf", load_external_data=False)
     except Exception as error:
