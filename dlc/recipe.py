@@ -180,7 +180,7 @@ class Recipe:
         return expected
 
     def _accept_plain_words(self) -> None:
-        """Let a path, a variant and a metric be written as text; refuse containers that are no mapping."""
+        """Let text stand for a path, a variant and a metric, a function for a metric; refuse what is no mapping."""
         for name in ("inputs", "dims", "expect_fusions", "state"):
             if not isinstance(given := getattr(self, name), Mapping):
                 raise RecipeError(f"{name} maps names to declarations, {{'x': …}}; it is a {type(given).__name__}")
@@ -192,12 +192,10 @@ class Recipe:
             object.__setattr__(self, "variants", (self.variants,))
         stated = (self.invariants,) if isinstance(self.invariants, str) else tuple(self.invariants)
         object.__setattr__(self, "invariants", stated)
-        if isinstance(self.metric, str):
-            from dlc.harness.accuracy import METRICS
+        if self.metric is not None:
+            from dlc.harness.accuracy import as_metric
 
-            if self.metric not in METRICS:
-                raise RecipeError(f"unknown metric {self.metric!r}{suggest(self.metric, METRICS)}")
-            object.__setattr__(self, "metric", METRICS[self.metric])
+            object.__setattr__(self, "metric", as_metric(self.metric))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ name = "scans"                 # default: the model's name
 source = "model.onnx"          # or .pt2, or package.module:factory; relative to this file
 outputs = ["scores"]
 variants = ["fp32", "int8"]
-metric = "top1"                # of dlc.harness.accuracy.METRICS
+metric = "top1"                # of dlc.harness.accuracy.METRICS, or a function of yours: "my_metrics.py:close"
 dims.batch = { min = 1, max = 64, typical = 8 }
 inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high = 1.0 }
 calibration = { file = "calibration.npz" }                            # one array per input, by name
@@ -164,11 +164,12 @@ def _fusions(document: Document, rewrites: Any, recipe: Recipe) -> dict[str, int
 
 
 def _metric(name: str, path: Path) -> Any:
-    from dlc.harness.accuracy import METRICS
+    from dlc.harness.accuracy import as_metric
 
-    if name not in METRICS:
-        raise RecipeError(f"recipe {path}: unknown metric {name!r}{suggest(name, METRICS)}")
-    return METRICS[name]
+    try:
+        return as_metric(look_up(name, path.parent) if ":" in name else name)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path}: {error}") from error
 
 
 def _calibration(stated: _Calibrate | None, before: Calibration) -> dict[str, Calibration]:
