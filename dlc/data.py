@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dlc.contract import check_whole
 from dlc.errors import DataError, DlcError
 from dlc.harness.sequences import steps
 from dlc.interface import Interface
@@ -48,6 +49,8 @@ def inspect(dataset: Dataset, interface: Interface, state: Mapping[str, str] | N
     if (targets := _targets(dataset)) is not None:
         _check_targets(dataset.name, targets, len(hashes), batches)
         _update(seen, "targets", targets)
+    if dataset.contract is not None:
+        check_whole(dataset.contract, dataset.name, len(hashes), seen.hexdigest())
     return DataSummary(len(hashes), batches, seen.hexdigest(), tuple(hashes))
 
 
