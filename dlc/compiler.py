@@ -29,6 +29,7 @@ from dlc.stages.record import check_data, to_manifest
 from dlc.stages.rewriting import rewrite
 from dlc.stages.shipping import add_golden, add_plan, ship
 from dlc.stages.simulation import simulated
+from dlc.stages.spreads import add_statistics
 from dlc.stages.trust import evaluator
 from dlc.stages.variants import Build, build
 from dlc.target import Target
@@ -96,6 +97,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         for subject in subjects:
             add_golden(subject, _golden_inputs(exported, options.seed))
         gaps = simulated(subjects, built, recipe, exported)
+        data = add_statistics(folder, subjects, recipe, data)
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dlc.calibration import DEFAULT, Calibration
 from dlc.contract import DataContract, kept, kept_targets
+from dlc.drift import Drift
 from dlc.errors import RecipeError
 from dlc.search import Mixing
 from dlc.types import Array, Feeds, Outputs
@@ -134,7 +135,7 @@ class Recipe:
     row per example, [b, ...], for ``metric``; default: the first output. ``state`` names, for each input that carries
     state, the output to feed back: a batch of ``evaluation`` is then a sequence, [steps, ...] on all other inputs and
     outputs; ``calibration`` holds single steps. ``invariants``: what holds for every input.
-    ``calibrate``: how ranges are chosen on the data of ``calibration``.
+    ``calibrate``: how ranges are chosen on the data of ``calibration``. ``drift``: how far new data may be from it.
 
     ``rewrites``: rules of onnxscript's rewriter, or rewrites, of the user's own; measured and checked as ours are.
     ``expect_fusions``: rewrites, by name or short name, and at how many places each must at least fit.
@@ -158,6 +159,7 @@ class Recipe:
     invariants: tuple[Invariant, ...] = ()
     state: Mapping[str, str] = field(default_factory=dict)
     calibrate: Calibration = DEFAULT
+    drift: Drift = field(default_factory=Drift)
 
     def __post_init__(self) -> None:
         self._accept_plain_words()

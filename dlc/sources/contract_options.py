@@ -1,4 +1,4 @@
-"""What a TOML recipe promises of a data set, to a contract. Unknown keys are errors."""
+"""What a TOML recipe says of data: a contract, and how far it may drift. Unknown keys are errors."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from dlc.contract import DataContract, Field, Labels
+from dlc.drift import Drift
 
 
 class StatedField(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,3 +52,11 @@ class StatedContract(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         inputs = {name: Field(**msgspec.structs.asdict(each)) for name, each in self.inputs.items()}
         targets = None if self.targets is None else Labels(**msgspec.structs.asdict(self.targets))
         return DataContract(inputs=inputs, targets=targets, **given)
+
+
+class StatedDrift(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table ``drift``: ``dlc.drift.Drift``."""
+
+    psi: float = Drift().psi
+    ks: float = Drift().ks
+    activations: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ evaluation = { file = "evaluation.npz", targets = "labels", batch = 64, slices =
 gates = { retention = 0.99 }
 calibrate = { method = "entropy", max_ram = "2GiB" }                  # see docs/quantization.md
 mixed = { keep = 0.999, evaluations = 40, time_budget = "10min" }      # or within_ms = 3.0, or within_size = "8MB"
+drift = { psi = 0.25, ks = 0.2, activations = ["hidden"] }              # see docs/data.md
 rewrites = ["my_rules.py:rule"]                       # or package.module:rule; relative to this file
 expect_fusions = { attention = 6 }                    # places at which a rewrite must fit
 invariants = ["some-key-visible"]                                     # what holds for every input, see docs/recipes.md
@@ -29,11 +30,12 @@ import msgspec
 import numpy as np
 
 from dlc.calibration import Calibration, byte_size
+from dlc.drift import Drift
 from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
 from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, suggest
-from dlc.sources.contract_options import StatedContract, StatedField, StatedLabels
+from dlc.sources.contract_options import StatedContract, StatedDrift, StatedField, StatedLabels
 from dlc.sources.mixing_options import Stated, applied
 from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
@@ -98,6 +100,7 @@ class Document(_Strict, frozen=True, kw_only=True):
     gates: _Gates | None = None
     calibrate: _Calibrate | None = None
     mixed: Stated | None = None
+    drift: StatedDrift | None = None
     rewrites: tuple[str, ...] = ()
     expect_fusions: dict[str, int] = {}
     notes: tuple[str, ...] | None = None
@@ -107,7 +110,7 @@ class Document(_Strict, frozen=True, kw_only=True):
 TABLES: dict[str, type[msgspec.Struct]] = {
     "dims": _Dim, "inputs": _Input, "calibration": _Data, "evaluation": _Data, "gates": _Gates,
     "calibrate": _Calibrate,
-    "mixed": Stated,
+    "mixed": Stated, "drift": StatedDrift,
     "contract": StatedContract, "contract.inputs": StatedField, "contract.targets": StatedLabels,
 }  # fmt: skip
 
@@ -141,6 +144,8 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
         given |= _calibration(document.calibrate, recipe.calibrate)
         if document.mixed is not None:
             given["mixed"] = applied(document.mixed, recipe.mixed)
+        if document.drift is not None:
+            given["drift"] = Drift(**msgspec.structs.asdict(document.drift))
         if document.rewrites:
             given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
         if document.expect_fusions:
@@ -191,28 +196,29 @@ def _dataset(data: _Data, path: Path) -> Dataset:
     file = path.parent / data.file
     if data.batch < 1:
         raise RecipeError(f"recipe {path}: batch={data.batch}; a batch needs at least one example")
-    arrays = _load(file)  # once now, so that a wrong file is said before an hour of work
+    arrays = read_arrays(file)  # once now, so that a wrong file is said before an hour of work
     apart = (*data.slices, *([] if data.targets is None else [data.targets]))  # what is not fed
     if absent := [name for name in apart if name not in arrays]:
         raise RecipeError(f"recipe {path}: {data.file} has no array {absent[0]!r}{suggest(absent[0], arrays)}")
 
     def batches() -> Iterator[Feeds]:
-        feeds = {k: v for k, v in _load(file).items() if k not in apart}
+        feeds = {k: v for k, v in read_arrays(file).items() if k not in apart}
         count = len(next(iter(feeds.values()))) if feeds else 0
         for start in range(0, count, data.batch):
             yield {k: v[start : start + data.batch] for k, v in feeds.items()}
 
     def targets() -> Array:
-        return _load(file)[str(data.targets)]
+        return read_arrays(file)[str(data.targets)]
 
-    slices = {name: (lambda name=name: _load(file)[name]) for name in data.slices}
+    slices = {name: (lambda name=name: read_arrays(file)[name]) for name in data.slices}
     return Dataset(
         data.name or file.stem, batches, targets if data.targets else None, file.name, slices,
         None if data.contract is None else data.contract.promised(),
     )  # fmt: skip
 
 
-def _load(file: Path) -> dict[str, Array]:
+def read_arrays(file: Path) -> dict[str, Array]:
+    """Read an ``.npz`` file, one row per example in each array; DataError if it is something else."""
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {str(k): archive[k] for k in archive} if hasattr(archive, "files") else {}

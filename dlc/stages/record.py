@@ -44,6 +44,10 @@ class CheckedData:
     warnings: tuple[str, ...] = ()
     batches: int = 0
 
+    def examples(self, role: str) -> int:
+        """Return how many examples a data set has, 0 where there is none."""
+        return next((r.examples for r in self.records if r.role == role), 0)
+
 
 def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> CheckedData:
     """Read the recipe's data once, before hours are spent on it; DataError says what does not fit."""
