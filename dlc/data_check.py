@@ -46,6 +46,7 @@ class Checked:
 
     data: tuple[Found, ...] = ()
     leaked: int = 0
+    near_duplicates: int = 0
     against: str | None = None
     examples: int = 0
     psi: float = 0.0
@@ -88,7 +89,7 @@ def _against_artifact(path: Path, new: str, psi: float | None, ks: float | None)
     counters = {name: partial(_counter, each) for name, each in kept.values.items()}
     seen = observe(model, given.batches, counters)
     rows = _rows(kept.values, {name: each.counts for name, [each] in seen.of.items()}, psi, ks)
-    return Checked((), 0, kept.data, examples, psi, ks, rows, (*ignored, *_few(examples)))
+    return Checked((), 0, 0, kept.data, examples, psi, ks, rows, (*ignored, *_few(examples)))
 
 
 def _against_recipe(found: Checked, recipe: Recipe, new: str, psi: float | None, ks: float | None) -> Checked:
@@ -122,7 +123,8 @@ def _recipe_data(recipe: Recipe) -> Checked:
         for role, each in sets
     )
     both = data.leaked(seen["calibration"], seen["evaluation"]) if len(seen) == 2 else 0
-    return Checked(found, both)
+    nearly = data.nearly_leaked(seen["calibration"], seen["evaluation"]) if len(seen) == 2 else 0
+    return Checked(found, both, nearly, notes=(data.NEARLY.format(nearly),) if nearly else ())
 
 
 def _interface(recipe: Recipe, dataset: Dataset) -> Interface:

@@ -43,13 +43,14 @@ def between(old: Array, new: Array) -> Moved:
 
 @pytest.mark.parametrize("kind", ["normal", "relu", "tokens", "two", "one"])
 def test_counts_are_those_of_the_values(rng: np.random.Generator, kind: str) -> None:
-    values = {
+    drawn: dict[str, Array] = {
         "normal": rng.normal(size=5000).astype(np.float32),
         "relu": np.maximum(rng.normal(size=5000), 0).astype(np.float32),
         "tokens": rng.integers(0, 30000, 5000),
         "two": rng.integers(0, 2, 5000),
         "one": np.full(50, 3.5),
-    }[kind]
+    }
+    values = drawn[kind]
     before = seen(values)
     counter = Counter(before.edges)
     counter.add(values)

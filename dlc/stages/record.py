@@ -10,7 +10,7 @@ from importlib import metadata
 import msgspec
 
 from dlc import __version__, manifest
-from dlc.data import DataSummary, inspect, leaked
+from dlc.data import NEARLY, DataSummary, inspect, leaked, nearly_leaked
 from dlc.errors import DataError
 from dlc.export import Exported
 from dlc.harness.judge import judge
@@ -66,9 +66,12 @@ def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> Che
             raise DataError(f"data set {evaluation.name!r} has slices, and no metric and targets to measure on them")
         labels(evaluation, len(evaluation.targets()))
     both = leaked(found["calibration"], found["evaluation"]) if len(found) == 2 else 0
+    nearly = nearly_leaked(found["calibration"], found["evaluation"]) if len(found) == 2 else 0
     warnings = [ONE_STEP] if recipe.state and evaluation is None else []
     if "calibration" in found and (few := too_few(found["calibration"])):
         warnings.append(few)
+    if nearly:
+        warnings.append(NEARLY.format(nearly))
     batches = found["calibration"].batches if "calibration" in found else 0
     return CheckedData(tuple(records), both, tuple(warnings), batches)
 
