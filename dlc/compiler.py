@@ -31,6 +31,7 @@ from dlc.stages.rewriting import rewrite
 from dlc.stages.rounding import widened
 from dlc.stages.shipping import add_golden, add_plan, candidates, ship
 from dlc.stages.simulation import simulated
+from dlc.stages.spreads import add_statistics
 from dlc.stages.trust import evaluator
 from dlc.stages.variants import Build, build
 from dlc.target import Target
@@ -100,6 +101,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         for subject in subjects:
             add_golden(subject, _golden_inputs(exported, options.seed))
         gaps = simulated(subjects, built, recipe, exported)
+        data = add_statistics(folder, subjects, recipe, data)
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
         record = widened(record, subjects, options.seed)
         if options.memory_budget is not None:

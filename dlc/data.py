@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from dlc.contract import check_whole
+from dlc.duplicates import Signatures, near
 from dlc.errors import DataError, DlcError
 from dlc.harness.sequences import steps
 from dlc.interface import Interface
@@ -15,18 +17,23 @@ from dlc.recipe import Dataset
 from dlc.runtimes.base import check_finite
 from dlc.types import Array, Feeds
 
+NEARLY = "{} calibration examples are near duplicates of evaluation examples: accuracy may flatter"
 DIGEST = 16
 """Bytes of an example's hash; among a billion examples the chance of one false match is about 1e-21."""
 
 
 @dataclass(frozen=True, slots=True)
 class DataSummary:
-    """What a data set holds. ``sha256`` covers every byte fed and every target; ``hashes`` has one entry an example."""
+    """What a data set holds. ``sha256`` covers every byte fed and every target; ``hashes`` has one entry an example.
+
+    ``signatures``: what near duplicates have in common.
+    """
 
     examples: int
     batches: int
     sha256: str
     hashes: tuple[bytes, ...]
+    signatures: Signatures = field(default_factory=Signatures, compare=False, repr=False)
 
 
 def inspect(dataset: Dataset, interface: Interface, state: Mapping[str, str] | None = None) -> DataSummary:
@@ -34,27 +41,40 @@ def inspect(dataset: Dataset, interface: Interface, state: Mapping[str, str] | N
 
     ``state``: what a stateful model feeds back; a batch is then a sequence, each step of which must fit.
     """
-    seen, hashes, batches = hashlib.sha256(), list[bytes](), 0
+    seen, hashes, signatures, batches = hashlib.sha256(), list[bytes](), Signatures(), 0
     for where, feeds in checked(dataset, interface, state):
         for name in sorted(feeds):
             _update(seen, name, feeds[name])
-        rows = [row for each in steps(feeds, state or {}) for row in _hashes(each, interface)]
-        if not rows:
+        before = len(hashes)
+        for each in steps(feeds, state or {}):
+            if not (rows := list(_hashes(each, interface))):
+                continue
+            signatures.add({name: each[name] for name in _batched(each, interface)}, len(rows))
+            hashes.extend(rows)
+        if len(hashes) == before:
             raise DataError(f"{where} holds no example; leave empty batches out")
-        hashes.extend(rows)
         batches += 1
     if not hashes:
         raise DataError(f"data set {dataset.name!r} is empty: batches() gave none")
     if (targets := _targets(dataset)) is not None:
         _check_targets(dataset.name, targets, len(hashes), batches)
         _update(seen, "targets", targets)
-    return DataSummary(len(hashes), batches, seen.hexdigest(), tuple(hashes))
+    if dataset.contract is not None:
+        check_whole(dataset.contract, dataset.name, len(hashes), seen.hexdigest())
+    return DataSummary(len(hashes), batches, seen.hexdigest(), tuple(hashes), signatures)
 
 
 def leaked(calibration: DataSummary, evaluation: DataSummary) -> int:
     """Count the calibration examples that are evaluation examples too, byte for byte."""
     known = set(evaluation.hashes)
     return sum(h in known for h in calibration.hashes)
+
+
+def nearly_leaked(calibration: DataSummary, evaluation: DataSummary) -> int:
+    """Count the calibration examples that are nearly evaluation examples, and are none byte for byte."""
+    known = set(evaluation.hashes)
+    other = np.array([h not in known for h in calibration.hashes])
+    return int((near(calibration.signatures, evaluation.signatures) & other).sum())
 
 
 def checked(

@@ -139,6 +139,15 @@ class Accuracy(Record, frozen=True, kw_only=True):
     examples: int
 
 
+class SliceRecord(Record, frozen=True, kw_only=True):
+    """The task metric on a part of the evaluation data, ``name=label``; ``note``: why it has no value there."""
+
+    name: str
+    examples: int
+    accuracy: Accuracy | None = None
+    note: str = ""
+
+
 class Latency(Record, frozen=True, kw_only=True):
     """Interleaved runs. ``ratio`` is against the FP32 baseline (stock ONNX Runtime, the exported graph, same run)."""
 
@@ -244,6 +253,20 @@ class VariantRecord(Record, frozen=True, kw_only=True):
     size: Size | None = None
     memory: Memory | None = None
     golden: GoldenTolerance | None = None
+    slices: tuple[SliceRecord, ...] = ()
+
+
+class ContractRecord(Record, frozen=True, kw_only=True):
+    """What the recipe promises of a data set, in words; every check of its values held when the data was read."""
+
+    id: str
+    version: str
+    sha256: str | None = None
+    source: str = ""
+    label: str = ""
+    sampling: str = ""
+    window: tuple[str, str] | None = None
+    privacy: str = ""
 
 
 class DataRecord(Record, frozen=True, kw_only=True):
@@ -254,6 +277,7 @@ class DataRecord(Record, frozen=True, kw_only=True):
     source: str
     examples: int
     sha256: str
+    contract: ContractRecord | None = None
 
 
 class SourceRecord(Record, frozen=True, kw_only=True):

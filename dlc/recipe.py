@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from dlc.calibration import DEFAULT, Calibration
+from dlc.contract import DataContract, kept, kept_targets
+from dlc.drift import Drift
 from dlc.errors import RecipeError
 from dlc.search import Mixing
 from dlc.types import Array, Feeds, Outputs
@@ -79,12 +81,22 @@ class Dataset:
     """Batches of feeds, the same and in the same order each time, and what is true of each example.
 
     ``batches`` yields feeds; ``targets`` returns one row per example, [n, ...]. ``source``: where the data is from.
+    ``slices``: parts on which the metric must hold too; a name to a function that returns one label per target, [n].
+    ``contract``: what is promised of the data; it is checked whenever the data is read.
     """
 
     name: str
     batches: Callable[[], Iterable[Feeds]]
     targets: Callable[[], Array] | None = None
     source: str = ""
+    slices: Mapping[str, Callable[[], Array]] = field(default_factory=dict)
+    contract: DataContract | None = None
+
+    def __post_init__(self) -> None:
+        if self.contract is not None:
+            object.__setattr__(self, "batches", kept(self.contract, self.name, self.batches))
+            if self.targets is not None:
+                object.__setattr__(self, "targets", kept_targets(self.contract, self.name, self.targets))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +106,8 @@ class Gates:
     ``retention``: share of the reference's task metric; or ``max_drop``: how far the metric may fall behind, in its own
     unit, for errors near 0, of which a share says nothing. ``cosine``: mean cosine similarity with the reference's
     outputs, the gate where no metric can be computed; ``agreement``: the same, gated beside the metric, for models
-    whose metric forgives what their users do not. The ratios are against the FP32 baseline; None: not gated.
+    whose metric forgives what their users do not. ``slice_retention``, or ``slice_drop`` in its place: the same for
+    each slice of the evaluation data. The ratios are against the FP32 baseline; None: not gated.
     """
 
     retention: float = 0.99
@@ -103,13 +116,16 @@ class Gates:
     agreement: float | None = None
     max_latency_ratio: float | None = None
     max_size_ratio: float | None = None
+    slice_retention: float = 0.9
+    slice_drop: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("retention", "cosine", "agreement"):
+        for name in ("retention", "cosine", "agreement", "slice_retention"):
             if (share := getattr(self, name)) is not None and not 0 < share <= 1:
                 raise RecipeError(f"gate {name}={share} is no share: write 0.99 for 99 %")
-        if self.max_drop is not None and not 0 <= self.max_drop < float("inf"):
-            raise RecipeError(f"gate max_drop={self.max_drop} is no distance: write 0.3 for 0.3 of the metric's unit")
+        for name in ("max_drop", "slice_drop"):
+            if (drop := getattr(self, name)) is not None and not 0 <= drop < float("inf"):
+                raise RecipeError(f"gate {name}={drop} is no distance: write 0.3 for 0.3 of the metric's unit")
         for name in ("max_latency_ratio", "max_size_ratio"):
             ratio = getattr(self, name)
             if ratio is not None and not 0 < ratio < float("inf"):
@@ -125,7 +141,7 @@ class Recipe:
     row per example, [b, ...], for ``metric``; default: the first output. ``state`` names, for each input that carries
     state, the output to feed back: a batch of ``evaluation`` is then a sequence, [steps, ...] on all other inputs and
     outputs; ``calibration`` holds single steps. ``invariants``: what holds for every input.
-    ``calibrate``: how ranges are chosen on the data of ``calibration``.
+    ``calibrate``: how ranges are chosen on the data of ``calibration``. ``drift``: how far new data may be from it.
 
     ``rewrites``: rules of onnxscript's rewriter, or rewrites, of the user's own; measured and checked as ours are.
     ``expect_fusions``: rewrites, by name or short name, and at how many places each must at least fit.
@@ -150,6 +166,7 @@ class Recipe:
     invariants: tuple[Invariant, ...] = ()
     state: Mapping[str, str] = field(default_factory=dict)
     calibrate: Calibration = DEFAULT
+    drift: Drift = field(default_factory=Drift)
 
     def __post_init__(self) -> None:
         self._accept_plain_words()
@@ -189,7 +206,7 @@ class Recipe:
         return expected
 
     def _accept_plain_words(self) -> None:
-        """Let a path, a variant and a metric be written as text; refuse containers that are no mapping."""
+        """Let text stand for a path, a variant and a metric, a function for a metric; refuse what is no mapping."""
         for name in ("inputs", "dims", "expect_fusions", "state"):
             if not isinstance(given := getattr(self, name), Mapping):
                 raise RecipeError(f"{name} maps names to declarations, {{'x': …}}; it is a {type(given).__name__}")
@@ -201,12 +218,10 @@ class Recipe:
             object.__setattr__(self, "variants", (self.variants,))
         stated = (self.invariants,) if isinstance(self.invariants, str) else tuple(self.invariants)
         object.__setattr__(self, "invariants", stated)
-        if isinstance(self.metric, str):
-            from dlc.harness.accuracy import METRICS
+        if self.metric is not None:
+            from dlc.harness.accuracy import as_metric
 
-            if self.metric not in METRICS:
-                raise RecipeError(f"unknown metric {self.metric!r}{suggest(self.metric, METRICS)}")
-            object.__setattr__(self, "metric", METRICS[self.metric])
+            object.__setattr__(self, "metric", as_metric(self.metric))
 
 
 def suggest(word: str, known: Iterable[str]) -> str:

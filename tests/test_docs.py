@@ -11,6 +11,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dlc.packaging import npm
@@ -21,7 +22,7 @@ __all__ = ["cli"]  # a fixture
 
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = (
-    "compile", "verify", "bench", "inspect", "compare", "doctor", "zoo", "target", "debug", "gate", "plan", "package",
+    "compile", "verify", "bench", "inspect", "compare", "doctor", "zoo", "target", "data", "debug", "gate", "plan", "package",
     "package-onnx", "package-ort", "package-web", "package-node", "package-c", "package-triton", "package-bundle",
     "registry",
 )  # fmt: skip
@@ -177,7 +178,8 @@ def test_what_recipes_may_declare_in_toml_is_valid(tmp_path: Path) -> None:
     from dlc.sources.recipe_files import declared
 
     (tmp_path / "my_rules.py").write_text(blocks("rewrites", "python")[0])
-    for page in ("recipes", "rewrites"):
+    np.savez(tmp_path / "calibration.npz", image=np.zeros((2, 4), np.float32))
+    for page in ("recipes", "rewrites", "data"):
         for block in blocks(page, "toml"):
             (tmp_path / "recipe.toml").write_text(block)
             recipe = declared(str(tmp_path / "recipe.toml"), Path("model.onnx"))

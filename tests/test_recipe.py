@@ -47,7 +47,7 @@ def test_dims() -> None:
     [
         ({"inputs": [Input("float32", (4,))]}, "inputs maps names"),
         ({"dims": ["n"]}, "dims maps names"),
-        ({"metric": "top2"}, "did you mean 'top1'"),
+        ({"metric": "topp1"}, "did you mean 'top1'"),
         ({"variants": "int9"}, "unknown variant 'int9'"),
         ({"int8": "weight"}, "unknown form of int8, 'weight'; did you mean 'weights'"),
         ({"invariants": "some-key-visibel"}, "unknown invariant 'some-key-visibel'; did you mean 'some-key-visible'"),

@@ -22,6 +22,7 @@ VERBS = {
     "bench": "dlc.cli.bench:command",
     "compare": "dlc.cli.compare:command",
     "compile": "dlc.cli.compile:command",
+    "data": "dlc.cli.data:command",
     "debug": "dlc.cli.debug:command",
     "doctor": "dlc.cli.doctor:command",
     "gate": "dlc.cli.gate:command",

@@ -10,10 +10,14 @@ import numpy as np
 from dlc import manifest
 from dlc.errors import DataError, DlcError, ModelError, RecipeError
 from dlc.harness.agreement import AgreementMeter
+from dlc.harness.boxes import matched_boxes, mean_average_precision
+from dlc.harness.choices import agreeing_tokens, chosen, macro_f1, recalled, share_of_counts, top_hits
 from dlc.harness.detection import area_under_curve, equal_error_rate, verification_rows
+from dlc.harness.masks import mean_iou, overlaps
 from dlc.harness.sequences import run
+from dlc.harness.signals import psnr, si_snr, ssim
 from dlc.progress import Progress, Silent
-from dlc.recipe import Dataset
+from dlc.recipe import Dataset, Unchecked, suggest
 from dlc.runtimes.base import Runner
 from dlc.types import Array, Feeds, Floats, Outputs
 
@@ -194,7 +198,41 @@ def metric_rows(metric: Metric, predictions: Array, targets: Array, dataset: str
         raise RecipeError(
             f"metric {metric.name!r} must give rows [n, k] for {len(targets)} examples, not {list(rows.shape)}"
         )
+    if (nan := np.isnan(rows).any(axis=1)).any():
+        raise RecipeError(
+            f"metric {metric.name!r} gives NaN for example {int(nan.argmax())}, {int(nan.sum())} of {len(rows)}; "
+            f"it must give each example a number: leave out examples that have none"
+        )
     return rows
+
+
+def own_metric(
+    function: Callable[[Array, Array], Array], *, unit: str = "", classes: bool = False, higher_is_better: bool = True
+) -> Metric:  # fmt: skip
+    """Make a metric of a user's function, which is named after it and is the mean of what it gives.
+
+    The function takes predictions [n, ...] and targets [n, ...] and returns one value per example, [n]. For a metric
+    that is no mean write a ``Metric``.
+    """
+    name = getattr(function, "__name__", type(function).__name__)
+
+    def rows(predictions: Array, targets: Array) -> Floats:
+        values = np.asarray(function(predictions, targets), dtype=np.float64)
+        if values.shape not in {(len(targets),), (len(targets), 1)}:
+            raise ValueError(
+                f"it returned shape {list(values.shape)}, and must give one value per example, [{len(targets)}]; "
+                f"a metric that is no mean of those is a dlc.harness.accuracy.Metric"
+            )
+        return values.reshape(-1, 1)
+
+    return Metric(name, unit, rows, _mean, classes, higher_is_better)
+
+
+def recall_at(k: int) -> Metric:
+    """Recall of relevant items among the k that score highest; RecipeError where k is no number of items."""
+    if k < 1:
+        raise RecipeError(f"recall@{k} looks at no item: write 1 or more")
+    return Metric(f"recall@{k}", "%", recalled(k), _percent)
 
 
 def _hits(predictions: Array, targets: Array) -> Floats:
@@ -210,6 +248,16 @@ def _distances(predictions: Array, targets: Array) -> Floats:
     apart = np.abs(predictions.astype(np.float64) - targets)
     distances: Floats = apart.reshape(len(apart), -1).mean(axis=1, keepdims=True)
     return distances
+
+
+def _squares(predictions: Array, targets: Array) -> Floats:
+    apart = predictions.astype(np.float64) - targets
+    squares: Floats = (apart**2).reshape(len(apart), -1).mean(axis=1, keepdims=True)
+    return squares
+
+
+def _root_mean(rows: Floats) -> float:
+    return float(np.sqrt(rows.mean()))
 
 
 def _mean(rows: Floats) -> float:
@@ -248,9 +296,32 @@ def _perplexity(rows: Floats) -> float:
 
 METRICS = {
     "top1": Metric("top1", "%", _hits, _percent, classes=True),
+    "top5": Metric("top5", "%", top_hits(5), _percent, classes=True),
+    "f1": Metric("f1", "%", chosen, macro_f1, classes=True),
     "spearman": Metric("spearman", "/100", _pairs, _spearman),
     "perplexity": Metric("perplexity", "", _nats, _perplexity, higher_is_better=False),
     "auc": Metric("auc", "%", _pairs, area_under_curve),
     "eer": Metric("eer", "%", verification_rows, equal_error_rate, higher_is_better=False),
     "mae": Metric("mae", "", _distances, _mean, higher_is_better=False),
+    "rmse": Metric("rmse", "", _squares, _root_mean, higher_is_better=False),
+    **{f"recall@{k}": recall_at(k) for k in (1, 5, 10)},
+    "map": Metric("map", "%", matched_boxes, mean_average_precision),
+    "miou": Metric("miou", "%", overlaps, mean_iou),
+    "token-agreement": Metric("token-agreement", "%", agreeing_tokens, share_of_counts),
+    "si-snr": Metric("si-snr", "dB", si_snr, _mean),
+    "psnr": Metric("psnr", "dB", psnr, _mean),
+    "ssim": Metric("ssim", "", ssim, _mean),
 }
+
+
+def as_metric(given: Unchecked) -> Metric:
+    """Return the metric that a recipe means: a name in ``METRICS``, a ``Metric``, or a function (``own_metric``)."""
+    if isinstance(given, Metric):
+        return given
+    if isinstance(given, str):
+        if given not in METRICS:
+            raise RecipeError(f"unknown metric {given!r}{suggest(given, METRICS)}")
+        return METRICS[given]
+    if not callable(given):
+        raise RecipeError(f"a metric is a name, a function or a Metric, not {type(given).__name__}")
+    return own_metric(given)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from dlc.harness.slices import collapses
 from dlc.manifest import (
     Accuracy,
     Agreement,
@@ -12,6 +13,7 @@ from dlc.manifest import (
     ExpectationRecord,
     Latency,
     Size,
+    SliceRecord,
     Status,
     VariantRecord,
     VerdictRecord,
@@ -36,16 +38,18 @@ class Finding:
 def judge(
     precision: Precision, gates: Gates, *, latency: Latency, size: Size, accuracy: Accuracy | None = None,
     agreement: Agreement | None = None, fault: str | None = None, leaked: int = 0, elsewhere: bool = False,
-    hits: Sequence[ExpectationRecord] = (),
+    hits: Sequence[ExpectationRecord] = (), slices: Sequence[SliceRecord] = (),
 ) -> VerdictRecord:  # fmt: skip
     """Judge one variant against the FP32 reference; the worst gate decides.
 
     ``fault``: why its outputs are of no use. ``leaked``: calibration examples that are evaluation examples too.
     ``elsewhere``: it was timed on another machine than its target, which decides nothing about the target's speed.
-    ``hits``: of the rewrites that must fit, in the FP32 graph that every variant is made from.
+    ``hits``: of the rewrites that must fit, in the FP32 graph that every variant is made from. ``slices``: the metric
+    on parts of the data.
     """
     findings = [
         *_quality(gates, accuracy, agreement, fault),
+        *(Finding(status, text) for status, text in collapses(slices, gates)),
         *_ratio_gate("latency", latency.ratio, gates.max_latency_ratio),
         *_size_gate(size, gates.max_size_ratio),
         *(finding for each in hits for finding in _fusions(each)),

@@ -11,6 +11,7 @@ from dlc.report import numbers, table
 from dlc.report.latency import distributions
 from dlc.report.lifetimes import plan
 from dlc.report.sites import gather, shared
+from dlc.report.slices import slice_rows
 from dlc.report.svg import Picture
 from dlc.report.tradeoff import tradeoff
 from dlc.types import Bytes
@@ -47,6 +48,7 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
         gather=lambda sites: gather(sites, names),
         plans=_plans(manifest, plans, rectangles),
         gates=gate_lines(manifest),
+        slices=slice_rows(manifest),
         lines=table.lines,
         simulation_line=table.simulation_line,
     )
@@ -69,21 +71,30 @@ def _environment() -> Any:
     return environment
 
 
+SHARES = {"retention": "max_drop", "slice_retention": "slice_drop"}
+"""Gates on a share, and the gate on a distance that takes the place of each."""
+
+
 def gate_lines(manifest: Manifest) -> list[str]:
     """Write the gates as sentences."""
     gates = manifest.gates
+    idle = {share for share, drop in SHARES.items() if gates.get(drop) is not None}
+    if not any(v.slices for v in manifest.variants):
+        idle |= {"slice_retention", "slice_drop"}
     texts = {
         "retention": "keep at least {} of FP32's task metric",
         "cosine": "where no metric can be computed: mean cosine similarity to FP32's outputs of at least {}",
         "agreement": "mean cosine similarity to FP32's outputs of at least {}, beside the task metric",
         "max_drop": "task metric at most {} behind FP32's, in its unit",
+        "slice_retention": "each slice keeps at least {} of FP32's task metric",
+        "slice_drop": "each slice at most {} behind FP32's task metric, in its unit",
         "max_latency_ratio": "latency at most {}× of FP32",
         "max_size_ratio": "size at most {}× of FP32",
     }
     return [
-        texts.get(name, f"{name}: {{}}").format(f"{100 * value:g} %" if name == "retention" else f"{value:g}")
+        texts.get(name, f"{name}: {{}}").format(f"{100 * value:g} %" if name in SHARES else f"{value:g}")
         for name, value in gates.items()
-        if value is not None and not (name == "retention" and gates.get("max_drop") is not None)
+        if value is not None and name not in idle
     ]
 
 

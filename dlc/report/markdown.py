@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dlc.manifest import Manifest, Status
 from dlc.report import table
 from dlc.report.numbers import legible, shorten
+from dlc.report.slices import slice_rows
 
 SYMBOLS: Mapping[Status, str] = {"pass": "✅", "fail": "❌", "inconclusive": "❔", "not built": "➖"}
 LONGEST_LINE = 600
@@ -19,7 +20,7 @@ def render_markdown(manifest: Manifest) -> str:
     headers, rows = table.verdict_rows(manifest)
     return render(
         "summary.md.j2", m=manifest, headline=table.headline(manifest), best=table.best(manifest), headers=headers,
-        rows=rows, lines=table.lines,
+        rows=rows, lines=table.lines, slices=slice_rows(manifest),
     )  # fmt: skip
 
 

@@ -5,14 +5,15 @@ source = "model.onnx"          # or .pt2, or package.module:factory; relative to
 outputs = ["scores"]
 variants = ["fp32", "int8"]
 int8 = "auto"                  # or "weights": activations stay FP32
-metric = "top1"                # of dlc.harness.accuracy.METRICS
+metric = "top1"                # of dlc.harness.accuracy.METRICS, or a function of yours: "my_metrics.py:close"
 dims.batch = { min = 1, max = 64, typical = 8 }
 inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high = 1.0 }
-calibration = { file = "calibration.npz" }                            # one array per input, by name
-evaluation = { file = "evaluation.npz", targets = "labels", batch = 64 }
+calibration = { file = "calibration.npz", contract = { id = "scans", version = "2" } }   # see docs/data.md
+evaluation = { file = "evaluation.npz", targets = "labels", batch = 64, slices = ["site"] }
 gates = { retention = 0.99 }
 calibrate = { method = "entropy", max_ram = "2GiB" }                  # see docs/quantization.md
 mixed = { keep = 0.999, evaluations = 40, time_budget = "10min" }      # or within_ms = 3.0, or within_size = "8MB"
+drift = { psi = 0.25, ks = 0.2, activations = ["hidden"] }              # see docs/data.md
 rewrites = ["my_rules.py:rule"]                       # or package.module:rule; relative to this file
 expect_fusions = { attention = 6 }                    # places at which a rewrite must fit
 invariants = ["some-key-visible"]                                     # what holds for every input, see docs/recipes.md
@@ -30,10 +31,12 @@ import msgspec
 import numpy as np
 
 from dlc.calibration import Calibration, byte_size
+from dlc.drift import Drift
 from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
 from dlc.recipe import Dataset, Dim, Gates, Input, Int8, Precision, Recipe, suggest
+from dlc.sources.contract_options import StatedContract, StatedDrift, StatedField, StatedLabels
 from dlc.sources.mixing_options import Stated, applied
 from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
@@ -61,6 +64,8 @@ class _Data(_Strict, frozen=True, kw_only=True):
     targets: str | None = None
     batch: int = 32
     name: str = ""
+    slices: tuple[str, ...] = ()
+    contract: StatedContract | None = None
 
 
 class _Gates(_Strict, frozen=True, kw_only=True):
@@ -70,6 +75,8 @@ class _Gates(_Strict, frozen=True, kw_only=True):
     agreement: float | None = None
     max_latency_ratio: float | None = None
     max_size_ratio: float | None = None
+    slice_retention: float = Gates().slice_retention
+    slice_drop: float | None = None
 
 
 class _Calibrate(_Strict, frozen=True, kw_only=True):
@@ -95,6 +102,7 @@ class Document(_Strict, frozen=True, kw_only=True):
     gates: _Gates | None = None
     calibrate: _Calibrate | None = None
     mixed: Stated | None = None
+    drift: StatedDrift | None = None
     rewrites: tuple[str, ...] = ()
     expect_fusions: dict[str, int] = {}
     notes: tuple[str, ...] | None = None
@@ -104,7 +112,8 @@ class Document(_Strict, frozen=True, kw_only=True):
 TABLES: dict[str, type[msgspec.Struct]] = {
     "dims": _Dim, "inputs": _Input, "calibration": _Data, "evaluation": _Data, "gates": _Gates,
     "calibrate": _Calibrate,
-    "mixed": Stated,
+    "mixed": Stated, "drift": StatedDrift,
+    "contract": StatedContract, "contract.inputs": StatedField, "contract.targets": StatedLabels,
 }  # fmt: skip
 
 
@@ -132,11 +141,13 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     if document.inputs:
         read_inputs = {k: Input(i.dtype, i.shape, i.low, i.high) for k, i in document.inputs.items()}
         given["inputs"] = {**recipe.inputs, **read_inputs}
-    given |= _judging(document, path)
     try:
+        given |= _judging(document, path)
         given |= _calibration(document.calibrate, recipe.calibrate)
         if document.mixed is not None:
             given["mixed"] = applied(document.mixed, recipe.mixed)
+        if document.drift is not None:
+            given["drift"] = Drift(**msgspec.structs.asdict(document.drift))
         if document.rewrites:
             given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
         if document.expect_fusions:
@@ -166,11 +177,12 @@ def _fusions(document: Document, rewrites: Any, recipe: Recipe) -> dict[str, int
 
 
 def _metric(name: str, path: Path) -> Any:
-    from dlc.harness.accuracy import METRICS
+    from dlc.harness.accuracy import as_metric
 
-    if name not in METRICS:
-        raise RecipeError(f"recipe {path}: unknown metric {name!r}{suggest(name, METRICS)}")
-    return METRICS[name]
+    try:
+        return as_metric(look_up(name, path.parent) if ":" in name else name)
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path}: {error}") from error
 
 
 def _calibration(stated: _Calibrate | None, before: Calibration) -> dict[str, Calibration]:
@@ -186,25 +198,29 @@ def _dataset(data: _Data, path: Path) -> Dataset:
     file = path.parent / data.file
     if data.batch < 1:
         raise RecipeError(f"recipe {path}: batch={data.batch}; a batch needs at least one example")
-    arrays = _load(file)  # once now, so that a wrong file is said before an hour of work
-    if data.targets is not None and data.targets not in arrays:
-        raise RecipeError(
-            f"recipe {path}: {data.file} has no array {data.targets!r}{suggest(data.targets, arrays)}"
-        )  # fmt: skip
+    arrays = read_arrays(file)  # once now, so that a wrong file is said before an hour of work
+    apart = (*data.slices, *([] if data.targets is None else [data.targets]))  # what is not fed
+    if absent := [name for name in apart if name not in arrays]:
+        raise RecipeError(f"recipe {path}: {data.file} has no array {absent[0]!r}{suggest(absent[0], arrays)}")
 
     def batches() -> Iterator[Feeds]:
-        feeds = {k: v for k, v in _load(file).items() if k != data.targets}
+        feeds = {k: v for k, v in read_arrays(file).items() if k not in apart}
         count = len(next(iter(feeds.values()))) if feeds else 0
         for start in range(0, count, data.batch):
             yield {k: v[start : start + data.batch] for k, v in feeds.items()}
 
     def targets() -> Array:
-        return _load(file)[str(data.targets)]
+        return read_arrays(file)[str(data.targets)]
 
-    return Dataset(data.name or file.stem, batches, targets if data.targets else None, source=file.name)
+    slices = {name: (lambda name=name: read_arrays(file)[name]) for name in data.slices}
+    return Dataset(
+        data.name or file.stem, batches, targets if data.targets else None, file.name, slices,
+        None if data.contract is None else data.contract.promised(),
+    )  # fmt: skip
 
 
-def _load(file: Path) -> dict[str, Array]:
+def read_arrays(file: Path) -> dict[str, Array]:
+    """Read an ``.npz`` file, one row per example in each array; DataError if it is something else."""
     try:
         with np.load(file, allow_pickle=False) as archive:
             arrays = {str(k): archive[k] for k in archive} if hasattr(archive, "files") else {}
@@ -223,8 +239,9 @@ def _load(file: Path) -> dict[str, Array]:
 
 def _explain(text: str) -> str:
     """Turn msgspec's words for an unknown key into ours."""
-    if (match := re.search(r"unknown field `(.*?)`(?: - at `\$\.(\w+))?", text)) is None:
+    if (match := re.search(r"unknown field `(.*?)`(?: - at `\$\.([\w.]+))?", text)) is None:
         return text
-    known = [f.name for f in msgspec.structs.fields(TABLES.get(match[2] or "", Document))]
+    table = re.sub(r"^\w+\.(?=contract)", "", match[2] or "")  # that of calibration and evaluation is the same
+    known = [f.name for f in msgspec.structs.fields(TABLES.get(table, Document))]
     where = f" in {match[2]}" if match[2] else ""
     return f"unknown key {match[1]!r}{where}{suggest(match[1], known)}"

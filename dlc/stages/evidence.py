@@ -18,6 +18,7 @@ from dlc.harness import statistics
 from dlc.harness.accuracy import Evaluation, Metric, evaluate
 from dlc.harness.measure import can_pin, latency, summarise
 from dlc.harness.memory import Rss, peak_rss, sizes
+from dlc.harness.slices import compared, labels
 from dlc.interface import Interface
 from dlc.lookup import load
 from dlc.progress import Progress
@@ -63,6 +64,7 @@ class Measured:
     accuracy: manifest.Accuracy | None = None
     agreement: manifest.Agreement | None = None
     fault: str | None = None
+    slices: tuple[manifest.SliceRecord, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def gather(
             _accuracy(recipe.metric, scores[REFERENCE], scores[subject.name], seed),
             scores[subject.name].agreement,
             scores[subject.name].fault,
+            _slices(recipe, scores[REFERENCE], scores[subject.name], seed),
         )
         progress.advance()
     value = _reference_value(recipe.metric, scores[REFERENCE], seed)
@@ -150,6 +153,14 @@ def _accuracy(metric: Metric | None, reference: Evaluation, own: Evaluation, see
         metric.name, reference.rows, own.rows, metric.statistic, rng=rng, higher_is_better=metric.higher_is_better
     )
     return msgspec.structs.replace(record, unit=metric.unit)
+
+
+def _slices(recipe: Recipe, reference: Evaluation, own: Evaluation, seed: int) -> tuple[manifest.SliceRecord, ...]:
+    if recipe.metric is None or recipe.evaluation is None or reference.rows is None or own.rows is None:
+        return ()
+    return compared(
+        recipe.metric, reference.rows, own.rows, labels(recipe.evaluation, len(own.rows)), seed=seed
+    )  # fmt: skip
 
 
 def _reference_value(metric: Metric | None, reference: Evaluation, seed: int) -> manifest.Estimate | None:

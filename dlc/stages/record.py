@@ -10,11 +10,12 @@ from importlib import metadata
 import msgspec
 
 from dlc import __version__, manifest
-from dlc.data import DataSummary, inspect, leaked
+from dlc.data import NEARLY, DataSummary, inspect, leaked, nearly_leaked
 from dlc.errors import DataError
 from dlc.export import Exported
 from dlc.harness.judge import judge
 from dlc.harness.sequences import check_state
+from dlc.harness.slices import labels
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import weight_bytes
@@ -43,6 +44,10 @@ class CheckedData:
     warnings: tuple[str, ...] = ()
     batches: int = 0
 
+    def examples(self, role: str) -> int:
+        """Return how many examples a data set has, 0 where there is none."""
+        return next((r.examples for r in self.records if r.role == role), 0)
+
 
 def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> CheckedData:
     """Read the recipe's data once, before hours are spent on it; DataError says what does not fit."""
@@ -56,10 +61,17 @@ def check_data(recipe: Recipe, interface: Interface, *, evaluating: bool) -> Che
             records.append(_data_record(role, dataset, found[role]))
     if evaluation is not None and recipe.metric is not None and evaluation.targets is None:
         raise DataError(f"data set {evaluation.name!r} has no targets, so {recipe.metric.name} cannot be computed")
+    if evaluation is not None and evaluation.slices:
+        if recipe.metric is None or evaluation.targets is None:
+            raise DataError(f"data set {evaluation.name!r} has slices, and no metric and targets to measure on them")
+        labels(evaluation, len(evaluation.targets()))
     both = leaked(found["calibration"], found["evaluation"]) if len(found) == 2 else 0
+    nearly = nearly_leaked(found["calibration"], found["evaluation"]) if len(found) == 2 else 0
     warnings = [ONE_STEP] if recipe.state and evaluation is None else []
     if "calibration" in found and (few := too_few(found["calibration"])):
         warnings.append(few)
+    if nearly:
+        warnings.append(NEARLY.format(nearly))
     batches = found["calibration"].batches if "calibration" in found else 0
     return CheckedData(tuple(records), both, tuple(warnings), batches)
 
@@ -136,6 +148,7 @@ def _variant(
     verdict = judge(
         build.precision, recipe.gates, latency=measured.latency, size=measured.size, accuracy=measured.accuracy,
         agreement=measured.agreement, fault=measured.fault, leaked=both, elsewhere=elsewhere, hits=hits,
+        slices=measured.slices,
     )  # fmt: skip
     return manifest.VariantRecord(
         precision=build.precision,
@@ -151,6 +164,7 @@ def _variant(
         size=measured.size,
         memory=_memory(measured, plan, sizes, weight_bytes(build.model)),
         golden=golden_tolerance(build.precision, build.model),
+        slices=measured.slices,
     )
 
 
@@ -168,7 +182,11 @@ def _memory(measured: Measured, plan: MemoryPlan | None, sizes: Mapping[str, int
 
 def _data_record(role: str, dataset: Dataset, found: DataSummary) -> manifest.DataRecord:
     plain = {"role": role, "name": dataset.name, "source": dataset.source, "examples": found.examples}
-    return msgspec.convert({**plain, "sha256": found.sha256}, manifest.DataRecord)
+    record = msgspec.convert({**plain, "sha256": found.sha256}, manifest.DataRecord)
+    if dataset.contract is None:
+        return record
+    promised = {name: getattr(dataset.contract, name) for name in manifest.ContractRecord.__struct_fields__}
+    return msgspec.structs.replace(record, contract=manifest.ContractRecord(**promised))
 
 
 def installed() -> dict[str, str]:

@@ -256,7 +256,7 @@ def test_toml(data: Path) -> None:
         ("typical =", "typicle =", "unknown key 'typicle' in dims; did you mean 'typical'?"),
         ("retention =", "retension =", "unknown key 'retension' in gates; did you mean 'retention'?"),
         ("dtype =", "type =", "unknown key 'type' in inputs"),
-        ('metric = "top1"', 'metric = "top2"', "unknown metric 'top2'; did you mean 'top1'?"),
+        ('metric = "top1"', 'metric = "topp1"', "unknown metric 'topp1'; did you mean 'top1'?"),
         ('"fp32"', '"fp31"', "Invalid enum value 'fp31'"),
         ('["batch", 2]', '["bach", 2]', "dims does not declare; did you mean 'batch'?"),
         ("min = 1,", "min = 99,", "a dimension needs 1 <= min <= max"),
