@@ -22,6 +22,8 @@ SLICE = 0.3
 """Seconds of the first slices: most problems that a way of ordering solves at all, it solves in a tenth of this."""
 WAYS = ("TWA", "TAW", "WAT", "TCW", "LUW")
 """Sort keys of omnimalloc, those that solved most of minimalloc's hard problems alone first."""
+MOST = 2_000
+"""With more buffers than this setting the search up takes longer than it may."""
 THREADS = 2
 """One looks below the best arena so far, the other for the one that is asked for."""
 
@@ -38,7 +40,7 @@ def pack(buffers: Sequence[Buffer], goal: Bytes | None = None, *, seconds: float
     """Place greedily; where the arena is above ``goal``, the lower bound by default, search for at most ``seconds``."""
     found = place(buffers)
     wanted = lower_bound(buffers) if goal is None else goal
-    if found.arena <= wanted or not exact():
+    if found.arena <= wanted or len(buffers) > MOST or not exact():
         return found
     return _search(buffers, found, wanted, seconds)
 

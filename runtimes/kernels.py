@@ -139,7 +139,7 @@ def _text(attribute: ir.Attr) -> str:
     if attribute.type is ir.AttributeType.TENSOR:
         return str(attribute.as_tensor().tobytes().hex())
     if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-        return ir.serde.serialize_attribute(attribute).SerializeToString().hex()
+        return str(ir.serde.serialize_attribute(attribute).SerializeToString().hex())
     return str(attribute.value)
 
 

@@ -64,3 +64,9 @@ def test_an_optimum_above_the_bound_is_proved() -> None:
 def test_time_that_runs_out_leaves_the_best_so_far() -> None:
     some = above_the_bound()
     assert pack(some, seconds=0).arena == place(some).arena
+
+
+def test_a_large_problem_is_left_to_greedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "MOST", 10)
+    some = above_the_bound()
+    assert pack(some) == place(some)
