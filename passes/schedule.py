@@ -202,17 +202,17 @@ class _Part:
                     followers[local[j]].append(i)
         moves = []
         for i, position in enumerate(part):
-            task = tasks[position]
-            dying = {b: mask for b in task.reads if (mask := others(b, position)) is not None}
+            each = tasks[position]
+            dying = {b: mask for b in each.reads if (mask := others(b, position)) is not None}
             moves.append(
                 _Move(
-                    needs=sum(1 << local[j] for j in task.after if j in local),
+                    needs=sum(1 << local[j] for j in each.after if j in local),
                     followers=tuple(followers[i]),
-                    takes=sum(sizes[b] for b in task.writes),
-                    keeps=sum(sizes[b] for b in task.writes if readers[b]),
-                    scratch=task.scratch,
+                    takes=sum(sizes[b] for b in each.writes),
+                    keeps=sum(sizes[b] for b in each.writes if readers[b]),
+                    scratch=each.scratch,
                     frees=tuple((sizes[b], mask) for b, mask in dying.items()),
-                    reuses=tuple((sizes[b], dying[b]) for _, b in task.in_place if b in dying),
+                    reuses=tuple((sizes[b], dying[b]) for _, b in each.in_place if b in dying),
                 )
             )
         ran = set(done)
