@@ -25,6 +25,7 @@ from dlc.stages.calibrating import watched
 from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
 from dlc.stages.expectations import hits
+from dlc.stages.layers import by_closeness, with_layers
 from dlc.stages.record import check_data, to_manifest
 from dlc.stages.rewriting import rewrite
 from dlc.stages.shipping import add_golden, add_plan, ship
@@ -97,6 +98,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
             add_golden(subject, _golden_inputs(exported, options.seed))
         gaps = simulated(subjects, built, recipe, exported)
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
+        record = with_layers(record, by_closeness(subjects, built, costs.feeds))
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)
