@@ -40,7 +40,8 @@ def square_root(value: ir.Value) -> list[ir.Node]:
 def four_bits(value: ir.Value) -> list[ir.Node]:
     """Weights in 4 bits: ONNX Runtime fuses the two nodes into MatMulNBits, which rounds activations to 8 bits."""
     assert value.shape is not None
-    rng, width = np.random.default_rng(0), int(value.shape[-1])
+    rng, width = np.random.default_rng(0), value.shape[-1]
+    assert isinstance(width, int)
     weights = ir.node(
         "Constant", [], {"value": ir.tensor(rng.integers(-8, 8, (width, width)).astype(ml_dtypes.int4))}, name="weights"
     )

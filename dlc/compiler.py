@@ -26,6 +26,7 @@ from dlc.stages.calibrating import watched
 from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
 from dlc.stages.expectations import hits
+from dlc.stages.layers import by_closeness, with_layers
 from dlc.stages.record import check_data, to_manifest
 from dlc.stages.rewriting import rewrite
 from dlc.stages.rounding import widened
@@ -103,6 +104,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         gaps = simulated(subjects, built, recipe, exported)
         data = add_statistics(folder, subjects, recipe, data)
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
+        record = with_layers(record, by_closeness(subjects, built, costs.feeds))
         record = widened(record, subjects, options.seed)
         if options.memory_budget is not None:
             progress.stage("meet the memory budget")

@@ -236,8 +236,17 @@ class GoldenTolerance(Record, frozen=True, kw_only=True):
     reason: str
 
 
+class LayerRecord(Record, frozen=True, kw_only=True):
+    """How far an inner value of a variant is from the fp32 variant's; ``node`` and ``op`` compute it there."""
+
+    value: str
+    node: str
+    op: str
+    sqnr_db: float
+
+
 class VariantRecord(Record, frozen=True, kw_only=True):
-    """One precision of the model."""
+    """One precision of the model. ``layers``: inner values that differ most from the fp32 variant's, worst first."""
 
     precision: str
     verdict: VerdictRecord
@@ -253,6 +262,7 @@ class VariantRecord(Record, frozen=True, kw_only=True):
     size: Size | None = None
     memory: Memory | None = None
     golden: GoldenTolerance | None = None
+    layers: tuple[LayerRecord, ...] = ()
     slices: tuple[SliceRecord, ...] = ()
 
 

@@ -91,7 +91,7 @@ def freeze(model: ir.Model, values: Mapping[str, Array]) -> None:
     for value in [v for v in graph.inputs if v.name in values]:
         graph.inputs.remove(value)
         value.const_value = ir.tensor(values[str(value.name)], name=value.name)
-        value.shape = ir.Shape(value.const_value.shape)
+        value.shape = ir.Shape(values[str(value.name)].shape)
         graph.register_initializer(value)
 
 

@@ -13,7 +13,7 @@ from dlc.predicates import BUILT_IN, Command, predicate
 from dlc.types import Array
 from tests.passes.texts import graph
 
-X: Array = np.float32([[-1, 2], [3, 4]])
+X: Array = np.array([[-1, 2], [3, 4]], np.float32)
 SOUND = "g (float[n, 2] x) => (float[n, 2] y) { a = Abs(x)  y = Sqrt(a) }"
 NAN = SOUND.replace("Abs", "Neg")
 DIES = "g (float[n, 2] x) => (float[3] y) { s = Constant <value_ints = [3]> ()  y = Reshape(x, s) }"

@@ -57,7 +57,7 @@ def test_what_an_inner_graph_reads_is_an_input_too() -> None:
     assert names(found.graph.inputs) == ["c", "x", "a", "b"]
     assert names(part(BRANCH, {0, 1}).graph.outputs) == ["a", "b"]
     drop_unread_inputs(found)
-    a, b = np.float32([1, -2]), np.float32([3, 4])
+    a, b = np.array([1, -2], np.float32), np.array([3, 4], np.float32)
     feed(found, {"a": a, "b": b})
     with OrtCpuRunner(found) as runner:
         np.testing.assert_array_equal(runner.run({"c": np.array(True), "a": a, "b": b})["y"], a + b)

@@ -9,6 +9,7 @@ from dlc import manifest as record
 from dlc.manifest import Lifetime, Manifest, Memory
 from dlc.report import numbers, table
 from dlc.report.latency import distributions
+from dlc.report.layers import by_sqnr
 from dlc.report.lifetimes import plan
 from dlc.report.sites import gather, shared
 from dlc.report.slices import slice_rows
@@ -49,6 +50,7 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
         plans=_plans(manifest, plans, rectangles),
         gates=gate_lines(manifest),
         slices=slice_rows(manifest),
+        layers={v.precision: by_sqnr(v.layers, i) for i, v in enumerate(manifest.variants) if v.layers},
         lines=table.lines,
         simulation_line=table.simulation_line,
     )

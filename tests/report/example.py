@@ -17,6 +17,7 @@ from dlc.manifest import (
     GoldenTolerance,
     Interfaces,
     Latency,
+    LayerRecord,
     Lifetime,
     Manifest,
     Memory,
@@ -176,6 +177,10 @@ INT8 = variant(
     accuracy=accuracy(97.83, 0.9983), agreement=agreement(0.9933, 0.99931, 28.6), latency=latency(0.172, 0.381),
     size=size(69_400, 0.271), memory=memory(64_512, SMALLER),
     quantized=quantized(site(HOSTILE, "Gemm", "output layer: <kept> in FP32")),
+    layers=tuple(
+        LayerRecord(value=value, node=f"node_{value}", op="Conv", sqnr_db=22.5 + 6 * i)
+        for i, value in enumerate(("conv4", "conv3", HOSTILE, "conv2", "conv1"))
+    ),
 )  # fmt: skip
 INT4 = variant(
     "int4", "fail",

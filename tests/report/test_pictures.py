@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlc.manifest import Lifetime, Manifest
+from dlc.manifest import LayerRecord, Lifetime, Manifest
 from dlc.report.latency import distributions
+from dlc.report.layers import SHOWN, by_sqnr
 from dlc.report.lifetimes import NAMED, peak, plan
 from dlc.report.svg import Box, Scale, place, tick_label, width_of
 from dlc.report.tradeoff import tradeoff
@@ -210,3 +211,14 @@ def test_rectangles_lie_where_the_plan_says() -> None:
     )]  # fmt: skip
     assert all(a[0] <= b[0] for a, b in pairwise(rows))
     assert any("conv0" in tip for tip in tips)
+
+
+def test_layers_by_sqnr_are_drawn_from_the_worst_on() -> None:
+    worst_last = [LayerRecord(value=f"v{i}", node=f"n{i}", op="Conv", sqnr_db=60.0 - i * 3) for i in range(30)]
+    drawn = by_sqnr(worst_last, 1)
+    bars = re.findall(r'<rect [^>]*width="([\d.]+)"[^>]*class="area s1"', drawn)
+    assert len(bars) == SHOWN
+    assert [float(b) for b in bars] == sorted(float(b) for b in bars)
+    assert float(bars[0]) == 0, "-27 dB: more noise than signal"
+    assert "v29, computed by n29 (Conv): -27.0 dB" in drawn
+    assert "v0," not in drawn
