@@ -90,7 +90,7 @@ def false_alarms(artifact: Path, scratch: Path, times: int, *, busy: bool) -> No
         print(f"    {count} x {line}")
 
 
-def accuracy_loss(artifact: Path, _: Path, times: int, **_unused: bool) -> None:
+def accuracy_loss(artifact: Path, _scratch: Path, times: int, **_unused: bool) -> None:
     """Turn answers of int8 wrong, 2 points of 1,000 examples on average, beside an FP32 of 95 %.
 
     The rows are drawn; measuring the rest, the judge and the correction for several gates are the gate's own. The

@@ -23,8 +23,8 @@ __all__ = ["cli"]  # a fixture
 DOCS = Path(__file__).parent.parent / "docs"
 PAGES = (
     "compile", "verify", "bench", "inspect", "compare", "doctor", "zoo", "target", "data", "debug", "gate", "plan",
-    "package", "package-onnx", "package-ort", "package-web", "package-node", "package-c", "package-triton", "package-bundle",
-    "registry",
+    "package", "package-onnx", "package-ort", "package-web", "package-node", "package-c", "package-triton",
+    "package-bundle", "registry",
 )  # fmt: skip
 NEEDS = {
     "package-web": ("chromium", "onnxruntime-web"),
