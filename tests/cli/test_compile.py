@@ -32,6 +32,7 @@ def test_onnx_file_with_a_recipe(cli: Cli, model: Path, recipe: Path, tmp_path: 
         "junit.xml",
         "manifest.json",
         "report.html",
+        "statistics.json",
         "summary.md",
     ]
     assert cli("verify", built).code == 0
