@@ -12,7 +12,7 @@ demo: $(STAMP)
 	$(BIN)/dlc compile digits-cnn --variants fp32,fp16,bf16,int8,int4 -o build --overwrite
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .

@@ -53,7 +53,7 @@ class Sitting:
         if not self.one_thread:
             return 0.0
         wall, busy = (sum(int(getattr(s, kind).sum()) for s in self.samples.values()) for kind in ("wall", "busy"))
-        return 1 - busy / wall
+        return max(0.0, 1 - busy / wall)  # two clocks: that of the CPU may tick last
 
     def median_ms(self, name: str) -> float:
         """Return one model's median, in milliseconds."""
