@@ -46,3 +46,15 @@ def test_a_graph_without_fp32_constants_does_not_move(tmp_path: Path) -> None:
     feeds = {"x": np.ones(1, np.float32)}
     write_golden(subject.folder, [(feeds, {"y": -feeds["x"]})])
     assert moved(subject, np.random.default_rng(0)) == 0
+
+
+def test_the_ends_of_the_type_stay_in_it(tmp_path: Path) -> None:
+    largest = np.finfo(np.float32).max
+    masks = np.array([largest, -largest, np.inf, -np.inf] * 8, np.float32)
+    model = ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["": 20]> g (float[32] x) => (float[32] y)
+        <float[32] m = {{{", ".join(["0.0"] * 32)}}}> {{ y = Min(x, m) }}""")
+    model.graph.initializers["m"].const_value = ir.Tensor(masks, name="m")
+    subject = ship(tmp_path, "int8", model, SessionConfig())
+    x = np.zeros(32, np.float32)
+    write_golden(subject.folder, [({"x": x}, {"y": np.minimum(x, masks)})])
+    assert moved(subject, np.random.default_rng(0)) <= 2 * ULPS * EPS32
