@@ -110,9 +110,11 @@ def test_moments_of_all_batches(body: str) -> None:
     rng = np.random.default_rng(0)
     seen = [patches(node, b["x"], 10**6, rng) if body == CONV else b["x"][None] for b in batches]
     x = np.concatenate(seen, axis=1).astype(np.float64)
-    # sums of n products in FP32
-    np.testing.assert_allclose(found.second, np.swapaxes(x, 1, 2) @ x / x.shape[1], atol=1e-6 * x.shape[1])
-    np.testing.assert_allclose(found.mean, x.mean(axis=1), atol=1e-6)
+    n, size = x.shape[1], np.abs(x)
+    # n products, each rounded and summed in FP32: n ulp of what their magnitudes add up to, here of its mean
+    within = n * 2**-24 * (np.swapaxes(size, 1, 2) @ size / n).max()
+    np.testing.assert_allclose(found.second, np.swapaxes(x, 1, 2) @ x / n, rtol=0, atol=within)
+    np.testing.assert_allclose(found.mean, x.mean(axis=1), rtol=0, atol=n * 2**-53 * size.max())  # summed in FP64
     np.testing.assert_allclose(found.covariance, found.second - found.mean[..., None] * found.mean[:, None])
 
 
