@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Sequence
 from importlib import metadata
@@ -12,13 +11,11 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from dlc.artifact import MODEL
 from dlc.errors import Unsupported
 from dlc.packaging import golden
 from dlc.packaging.chain import chain
-from dlc.packaging.form import Proof
+from dlc.packaging.form import Form, Proof
 from dlc.packaging.programs import find, last_words, prove, run
-from dlc.packaging.record import Runtime
 from dlc.packaging.source import Source
 from dlc.packaging.texts import copy_programs, render
 from dlc.runtimes.session import SessionConfig
@@ -35,17 +32,10 @@ DISABLED = "optimization.disable_specified_optimizers"
 """The session entry that takes names of optimisers, separated by semicolons."""
 
 
-class CForm:
+class CForm(Form):
     """A folder of C sources, headers and data."""
 
     name: ClassVar[str] = "c"
-    takes_fallbacks: ClassVar[bool] = False
-    includes_runtime: ClassVar[bool] = False
-
-    def runtime(self) -> Runtime:
-        """Return the installed onnxruntime, whose shared library is what the check links."""
-        _, version = runtime_distribution()
-        return Runtime(name="onnxruntime", version=version, registry="pypi")
 
     def require(self) -> None:
         """Need cmake and a C compiler."""
@@ -56,9 +46,7 @@ class CForm:
         """Write the model, the program, and as headers what the program must know of the model."""
         [source], [link] = sources, chain(sources)
         _check_limits(source)
-        for path in (source.model, source.model.with_name(f"{MODEL}.data")):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+        source.copy_model(folder)
         index = golden.write(source, folder)
         copy_programs(self.name, PROGRAMS, folder)
         data = render(

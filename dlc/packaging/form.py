@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 import msgspec
 
 from dlc.packaging.record import Runtime
 from dlc.packaging.source import Source
+from dlc.target import runtime_distribution
 from dlc.types import Bytes
 
 
@@ -48,27 +50,37 @@ class Proof:
     answer: Answer | None = None
 
 
-class Form(Protocol):
+class Form(ABC):
     """One way to package a variant; made anew for each package."""
 
     name: ClassVar[str]
-    takes_fallbacks: ClassVar[bool]
+    takes_fallbacks: ClassVar[bool] = False
     """Whether the folder holds the models of the whole chain, and its program chooses among them."""
-    includes_runtime: ClassVar[bool]
+    includes_runtime: ClassVar[bool] = False
     """Whether files of the runtime are in the folder, so that it is all that the target needs."""
 
     def runtime(self) -> Runtime:
-        """Say what runs the package, and in which version; CapabilityError if that is not to be had here."""
+        """Say what runs the package, and in which version; by default what the golden vectors agree with.
+
+        That is the installed onnxruntime. CapabilityError if the runtime is not to be had here.
+        """
+        _, version = runtime_distribution()
+        return Runtime(name="onnxruntime", version=version, registry="pypi")
 
     def require(self) -> None:
-        """Raise CapabilityError, which says what to install, if the check needs a tool that is missing here."""
+        """Raise CapabilityError, which says what to install, if the check needs a tool that is missing here.
 
+        By default it needs nothing but Python.
+        """
+
+    @abstractmethod
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
         """Write everything but the texts that all forms share; return notes for the record.
 
         ``sources`` are the variants of the chain, the chosen one first.
         """
 
+    @abstractmethod
     def check(self, folder: Path) -> list[Proof]:
         """Run the package where it belongs, without writing into it."""
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dlc.artifact import MODEL
 from dlc.packaging import golden
 from dlc.packaging.c_form import entries
 from dlc.packaging.chain import chain
-from dlc.packaging.form import Proof
+from dlc.packaging.form import Form, Proof
 from dlc.packaging.limits import check_limits
 from dlc.packaging.npm import VERSION, modules
 from dlc.packaging.programs import find, prove
@@ -24,12 +22,10 @@ from dlc.runtimes.session import SessionConfig
 LEVELS = {"none": "disabled", "basic": "basic", "extended": "extended", "all": "all"}
 
 
-class NodeForm:
+class NodeForm(Form):
     """A folder that ``npm install`` takes."""
 
     name: ClassVar[str] = "node"
-    takes_fallbacks: ClassVar[bool] = False
-    includes_runtime: ClassVar[bool] = False
 
     def runtime(self) -> Runtime:
         """Return the pinned onnxruntime-node."""
@@ -44,9 +40,7 @@ class NodeForm:
         """Write the package."""
         [source], [link] = sources, chain(sources)
         check_limits(source, self.runtime())
-        for path in (source.model, source.model.with_name(f"{MODEL}.data")):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+        source.copy_model(folder)
         golden.write(source, folder)
         copy_programs(self.name, ("index.js", "test.js", "golden.mjs"), folder)
         types = render(self.name, "index.d.ts.j2", interface=source.interface)

@@ -13,12 +13,11 @@ from typing import ClassVar
 
 import msgspec
 
-from dlc.artifact import MODEL, SESSION
+from dlc.artifact import SESSION
 from dlc.packaging import golden
 from dlc.packaging.chain import chain
-from dlc.packaging.form import Proof
+from dlc.packaging.form import Form, Proof
 from dlc.packaging.programs import prove
-from dlc.packaging.record import Runtime
 from dlc.packaging.source import Source
 from dlc.packaging.texts import copy_programs
 from dlc.target import runtime_distribution
@@ -31,20 +30,11 @@ OLDEST_NUMPY = "2.1"
 """As dlc's own: older ones are not tested."""
 
 
-class OnnxForm:
+class OnnxForm(Form):
     """A folder for any machine with Python, numpy and onnxruntime."""
 
     name: ClassVar[str] = "onnx"
     takes_fallbacks: ClassVar[bool] = True
-    includes_runtime: ClassVar[bool] = False
-
-    def runtime(self) -> Runtime:
-        """Return the installed onnxruntime: what the golden vectors agree with is what is asked for."""
-        _, version = runtime_distribution()
-        return Runtime(name="onnxruntime", version=version, registry="pypi")
-
-    def require(self) -> None:
-        """Need nothing but Python."""
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
         """Write one folder for each variant, the chain, and the programs that all share."""
@@ -66,9 +56,8 @@ class OnnxForm:
 def write_variant(source: Source, folder: Path) -> None:
     """Write the model with its external data, its session options, and its golden vectors."""
     folder.mkdir()
-    for path in (source.model, source.model.with_name(f"{MODEL}.data"), source.folder / SESSION):
-        if path.is_file():
-            shutil.copyfile(path, folder / path.name)
+    source.copy_model(folder)
+    shutil.copyfile(source.folder / SESSION, folder / SESSION)
     golden.write(source, folder)
 
 

@@ -12,15 +12,14 @@ import msgspec
 from dlc.errors import ModelError, Unsupported
 from dlc.packaging import golden
 from dlc.packaging.chain import PROVIDERS
-from dlc.packaging.form import Proof
+from dlc.packaging.form import Form, Proof
 from dlc.packaging.limits import explain
 from dlc.packaging.onnx_form import PYTHON, environment
 from dlc.packaging.programs import last_words, prove, run
-from dlc.packaging.record import Runtime
 from dlc.packaging.source import Source
 from dlc.packaging.texts import copy_programs
 from dlc.runtimes.ort_format import required_operators, save_ort
-from dlc.target import isa, runtime_distribution
+from dlc.target import isa
 
 MODEL = "model.ort"
 OPERATORS = "required_operators_and_types.config"
@@ -28,20 +27,10 @@ BLOCKED = "com.microsoft.nchwc"
 """Domain of convolutions whose weights lie in blocks of 16 channels with AVX-512, of 8 without (MLAS)."""
 
 
-class OrtForm:
+class OrtForm(Form):
     """A folder for a minimal build of ONNX Runtime."""
 
     name: ClassVar[str] = "ort"
-    takes_fallbacks: ClassVar[bool] = False
-    includes_runtime: ClassVar[bool] = False
-
-    def runtime(self) -> Runtime:
-        """Return the installed onnxruntime, which wrote the file and whose source is built."""
-        _, version = runtime_distribution()
-        return Runtime(name="onnxruntime", version=version, registry="pypi")
-
-    def require(self) -> None:
-        """Need nothing but Python."""
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
         """Write the model as it runs at the optimisation level of ``session.json``, and the operators of that graph."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,6 +53,12 @@ class Source:
     def model(self) -> Path:
         """The model file."""
         return self.folder / MODEL
+
+    def copy_model(self, folder: Path) -> None:
+        """Copy the model file, and its weights where they are in a file of their own."""
+        for path in (self.model, self.model.with_name(f"{MODEL}.data")):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
 
     @cached_property
     def graph(self) -> ir.Model:

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,12 +17,10 @@ import onnx_ir as ir
 from dlc.artifact import MODEL
 from dlc.interface import Interface, TensorType
 from dlc.packaging import golden
-from dlc.packaging.form import Proof
-from dlc.packaging.record import Runtime
+from dlc.packaging.form import Form, Proof
 from dlc.packaging.source import Source
 from dlc.packaging.texts import TEMPLATES
 from dlc.runtimes.session import SessionConfig
-from dlc.target import runtime_distribution
 
 REPOSITORY, CONFIG, WARM_UP, VERSION = "model_repository", "config.pbtxt", "warmup", "1"
 DESCRIPTOR = TEMPLATES / "triton" / "model_config.binpb"
@@ -37,20 +34,10 @@ QUEUE_MICROSECONDS = 100
 """How long a request waits for others to form a batch: short beside what a model takes."""
 
 
-class TritonForm:
+class TritonForm(Form):
     """A model repository of one model."""
 
     name: ClassVar[str] = "triton"
-    takes_fallbacks: ClassVar[bool] = False
-    includes_runtime: ClassVar[bool] = False
-
-    def runtime(self) -> Runtime:
-        """Return the installed onnxruntime: the server's backend must not be older."""
-        _, version = runtime_distribution()
-        return Runtime(name="onnxruntime", version=version, registry="pypi")
-
-    def require(self) -> None:
-        """Need nothing but Python."""
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
         """Write the repository, with warm-up data from the golden vectors."""
@@ -60,9 +47,7 @@ class TritonForm:
         place = folder / REPOSITORY / source.name
         (place / VERSION).mkdir(parents=True)
         (place / WARM_UP).mkdir()
-        for path in (source.model, source.model.with_name(f"{MODEL}.data")):
-            if path.is_file():
-                shutil.copyfile(path, place / VERSION / path.name)
+        source.copy_model(place / VERSION)
         index = golden.write(source, folder)
         config = _config(source, index)
         data = (folder / golden.DATA).read_bytes()

@@ -13,7 +13,7 @@ from dlc.artifact import MODEL
 from dlc.errors import Unsupported
 from dlc.packaging import golden
 from dlc.packaging.browser import find_browser, visit
-from dlc.packaging.form import Proof
+from dlc.packaging.form import Form, Proof
 from dlc.packaging.limits import check_limits
 from dlc.packaging.node_form import session_options, write_json
 from dlc.packaging.npm import VERSION, modules
@@ -28,11 +28,10 @@ WASM = "ort-wasm-simd-threaded.wasm"
 PAGE = ("index.html", "app.mjs", "golden.mjs", "facts.json", "golden.json", golden.DATA, MODEL)
 
 
-class WebForm:
+class WebForm(Form):
     """A folder for any web server."""
 
     name: ClassVar[str] = "web"
-    takes_fallbacks: ClassVar[bool] = False
     includes_runtime: ClassVar[bool] = True
 
     def runtime(self) -> Runtime:
