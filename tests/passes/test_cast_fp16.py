@@ -17,17 +17,13 @@ from dlc.passes.cast_fp16 import CONTRIB, FLOAT16, CastFp16, narrowed
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.types import Array
 from tests.passes.texts import compute, expected, serialized, sites, text
-from tests.passes.weights import WITH_CONTRIB, sqnr, weighted
+from tests.passes.weights import WITH_CONTRIB, normal, sqnr, weighted
 
 LINEAR = """g (float[m, 8] x, float[8, 4] w, float[4] b) => (float[m, 4] y) {
     h = MatMul(x, w) s = Add(h, b) y = Relu(s)
 }"""
 HALF = 2.0**-11
 """Relative error of rounding to FP16."""
-
-
-def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
 def linear() -> ir.Model:

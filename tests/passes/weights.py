@@ -11,6 +11,10 @@ from dlc.types import Array
 from tests.passes.texts import HEADER, graph
 
 WITH_CONTRIB = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
+TIED = """g (int64[m] i, float[40, 64] w, float[64, 40] t) => (float[m, 40] y) {
+    e = Gather(w, i) y = MatMul(e, t)
+}"""
+"""A table that a product reads too, by a copy of its own."""
 
 
 def weighted(body: str, weights: Mapping[str, Array], header: str = HEADER) -> ir.Model:
@@ -31,3 +35,7 @@ def sqnr(reference: Array, other: Array) -> float:
     wide = reference.astype(np.float64)
     noise = float(np.square(wide - other).sum())
     return 10 * float(np.log10(np.square(wide).sum() / noise)) if noise else float("inf")
+
+
+def normal(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
