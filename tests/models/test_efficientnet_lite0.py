@@ -46,6 +46,7 @@ def test_declaring_the_model_imports_no_torch() -> None:
 @pytest.mark.usefixtures("no_data")
 def test_without_data_it_says_what_is_missing_and_calibrates_on_photographs() -> None:
     pytest.importorskip("sklearn", reason="the photographs come with scikit-learn")
+    pytest.importorskip("PIL", reason="Pillow decodes them")
     declared = recipe()
     assert declared.evaluation is None
     assert "DLC_DATA" in declared.notes[0]

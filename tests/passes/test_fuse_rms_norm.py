@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -7,9 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
-from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 from dlc import pipeline
 from dlc.interface import Interface
@@ -269,9 +268,28 @@ class Written(torch.nn.Module):
         return x / torch.sqrt(x.square().mean(-1, keepdim=True) + 1e-6)
 
 
-MODULES = {
-    "llama": LlamaRMSNorm(64), "gemma": GemmaRMSNorm(64), "t5": T5LayerNorm(64), "written": Written()
-}  # fmt: skip
+def llama() -> torch.nn.Module:
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+    module: torch.nn.Module = LlamaRMSNorm(64)
+    return module
+
+
+def gemma() -> torch.nn.Module:
+    from transformers.models.gemma.modeling_gemma import GemmaRMSNorm
+
+    module: torch.nn.Module = GemmaRMSNorm(64)
+    return module
+
+
+def t5() -> torch.nn.Module:
+    from transformers.models.t5.modeling_t5 import T5LayerNorm
+
+    module: torch.nn.Module = T5LayerNorm(64)
+    return module
+
+
+MODULES = [*(pytest.param(each, marks=pytest.mark.zoo, id=each.__name__) for each in (llama, gemma, t5)), Written]
 
 
 def perturbed(module: torch.nn.Module) -> torch.nn.Module:
@@ -284,10 +302,10 @@ def perturbed(module: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("opset", [22, 23])
 @pytest.mark.parametrize("exporter", EXPORTERS)
-@pytest.mark.parametrize("name", MODULES)
-def test_real_module(name: str, exporter: str, opset: int) -> None:
+@pytest.mark.parametrize("module", MODULES)
+def test_real_module(module: Callable[[], torch.nn.Module], exporter: str, opset: int) -> None:
     example = torch.randn(2, 5, 64)
-    model = EXPORTERS[exporter](perturbed(MODULES[name]), example)
+    model = EXPORTERS[exporter](perturbed(module()), example)
     x = {"x": example.numpy()}
     before = compute(model, x)
     bound = reassociation(model)
