@@ -143,7 +143,7 @@ def _new_data(new: str, interface: Interface, contract: DataContract | None) -> 
     if not new.endswith(".npz"):
         if (evaluation := load_recipe(new).evaluation) is None:
             raise RecipeError(f"--data {new}: this recipe has no evaluation data")
-        return replace(evaluation, targets=None), []
+        return evaluation, []
     file = Path(new)
     arrays = read_arrays(file)
     inputs = {t.name for t in interface.inputs}

@@ -140,12 +140,16 @@ class Accuracy(Record, frozen=True, kw_only=True):
 
 
 class SliceRecord(Record, frozen=True, kw_only=True):
-    """The task metric on a part of the evaluation data, ``name=label``; ``note``: why it has no value there."""
+    """The task metric on a part of the evaluation data, ``name=label``; ``note``: why it has no value there.
+
+    ``failed``: FP32 has a value there, and the variant none.
+    """
 
     name: str
     examples: int
     accuracy: Accuracy | None = None
     note: str = ""
+    failed: bool = False
 
 
 class Latency(Record, frozen=True, kw_only=True):

@@ -98,6 +98,15 @@ class Dataset:
             if self.targets is not None:
                 object.__setattr__(self, "targets", kept_targets(self.contract, self.name, self.targets))
 
+    def part(
+        self, batches: Callable[[], Iterable[Feeds]], *, name: str = "", targets: Callable[[], Array] | None = None
+    ) -> Dataset:
+        """Return some of the batches, or the same with other targets.
+
+        The contract is of the whole, and is checked as far as the whole is read: no part need hold every class.
+        """
+        return Dataset(name or self.name, batches, targets, self.source)
+
 
 @dataclass(frozen=True, slots=True)
 class Gates:

@@ -30,6 +30,7 @@ BUDGETS = 48
 """Budgets of loss at which the path is solved, in equal steps of ratio: of 22 % where losses span four decades."""
 WORTH = 0.01
 """A swap is tried if it is predicted to gain this share; less than that is not told from noise by one measurement."""
+DONE = "no other mix is predicted to be better"
 PATIENCE = 6
 """Swaps in a row that may turn out no better."""
 
@@ -37,7 +38,7 @@ PATIENCE = 6
 class Measured(Record, frozen=True, kw_only=True):
     """A mix on the real kernels. ``ratio``: latency against FP32 in turns. ``kept``: share of FP32's quality.
 
-    ``refuted``: labelled held-out examples exclude what ``kept`` says, or the outputs are of no use; the reason.
+    ``refuted``: why its outputs are of no use.
     """
 
     ms: float
@@ -225,7 +226,7 @@ class Search:
     def run(self) -> Found:
         """Measure all units together, then the path by bisection, then swaps."""
         everything = frozenset(u.name for u in self.problem.units)
-        stopped = "no other mix is predicted to be better"
+        stopped = DONE
         try:
             self._measure(everything)
             self._bisect(self.problem.path())
@@ -234,6 +235,8 @@ class Search:
         except _Stop as stop:
             stopped = str(stop)
         best = self._best()
+        if best is None and stopped == DONE:
+            stopped = "no mix of those that save most for what they lose holds"
         return Found(best, best or self._nearest(), dict(self.measured), stopped)
 
     def _measure(self, mix: Mix) -> Measured:

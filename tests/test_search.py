@@ -141,6 +141,7 @@ def test_nothing_holds_and_the_nearest_is_named() -> None:
     found = Search(world.problem, Objective(keep=0.999), world.evaluate).run()
     assert found.best is None
     assert found.nearest == frozenset(["a"])
+    assert found.stopped == "no mix of those that save most for what they lose holds"
     found = Search(world.problem, Objective(within_ms=0.001), world.evaluate).run()
     assert (found.best, found.nearest) == (None, frozenset(["a", "b"]))
 

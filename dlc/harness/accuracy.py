@@ -70,7 +70,7 @@ def evaluate(
     """
     fed_back = state or {}
     targets = dataset.targets() if metric and dataset.targets else None
-    predict = None if targets is None else prediction or _first_output
+    predict = None if targets is None else prediction or first_output
     classes = metric is not None and metric.classes
     tracks = {name: _Track(AgreementMeter(classes=classes)) for name in runners}
     for index, feeds in enumerate(dataset.batches()):
@@ -85,7 +85,7 @@ def evaluate(
                 if outputs is not None:
                     track.meter.add(outputs, expected, batch=examples)
                     if predict is not None:
-                        track.predictions.append(_predicted(predict, feeds, outputs, index))
+                        track.predictions.append(predicted(predict, feeds, outputs, index))
         progress.advance()
     if tracks[reference].meter.batches == 0:
         raise DataError(
@@ -144,11 +144,13 @@ def _faults(outputs: Outputs, expected: Outputs, batch: int) -> Iterator[str]:
             yield f"output {name!r} holds {kind}: {int(bad.sum())} of {got.size} values on batch {batch}"
 
 
-def _first_output(_feeds: Feeds, outputs: Outputs) -> Array:
+def first_output(_feeds: Feeds, outputs: Outputs) -> Array:
+    """Predict by the first output, where a recipe says nothing else."""
     return next(iter(outputs.values()))
 
 
-def _predicted(predict: Prediction, feeds: Feeds, outputs: Outputs, batch: int) -> Array:
+def predicted(predict: Prediction, feeds: Feeds, outputs: Outputs, batch: int) -> Array:
+    """Apply a recipe's prediction to a batch; RecipeError if it fails, or gives no rows."""
     try:
         rows = np.asarray(predict(feeds, outputs))
     except Exception as error:

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dlc.errors import ModelError
+from dlc.errors import DataError, ModelError, RecipeError
 from dlc.harness import statistics
-from dlc.harness.accuracy import Metric, Prediction
+from dlc.harness.accuracy import Metric, Prediction, first_output, metric_rows, predicted
 from dlc.harness.agreement import AgreementMeter
 from dlc.manifest import Agreement, Estimate
 from dlc.recipe import Dataset
@@ -55,7 +55,7 @@ def kept(
                 raise ModelError(f"output {name!r} holds NaN or infinity on batch {index}")
         meter.add(outputs, expected, batch=next((len(a) for a in feeds.values() if a.ndim), 1))
         if metric is not None:
-            both = [prediction(feeds, o) if prediction else next(iter(o.values())) for o in (expected, outputs)]
+            both = [predicted(prediction or first_output, feeds, o, index) for o in (expected, outputs)]
             predictions.append((both[0], both[1]))
             if metric.classes and both[0].ndim == 2 and both[0].shape[1] > 1:
                 contest.add(*both)
@@ -66,7 +66,7 @@ def kept(
     if data.targets is None:
         return found
     targets = data.targets()
-    rows = [np.asarray(metric.rows(each, targets), np.float64) for each in (stated, own)]
+    rows = [metric_rows(metric, each, targets, data.name) for each in (stated, own)]
     labelled = statistics.paired(
         rows[0], rows[1], metric.statistic, rng=rng, higher_is_better=metric.higher_is_better
     ).retention
@@ -76,14 +76,15 @@ def kept(
 def _as_scored(metric: Metric, stated: Array, own: Array, agreement: Agreement, rng: np.random.Generator) -> Kept:
     """Score predictions as if FP32's were the truth, where the metric takes them for targets; else by cosine.
 
-    Of an error there is no share: FP32's own is 0.
+    Of an error there is no share: FP32's own is 0. A metric may ask anything of its targets, words or boxes; what it
+    does with real ones is told where the data has them.
     """
     if not metric.higher_is_better:
         return _alike(agreement)
     try:
-        rows = [np.asarray(metric.rows(each, stated), np.float64) for each in (stated, own)]
+        rows = [metric_rows(metric, each, stated, "predictions of FP32") for each in (stated, own)]
         share = statistics.paired(rows[0], rows[1], metric.statistic, rng=rng).retention
-    except Exception:  # noqa: BLE001 - a metric may ask anything of its targets
+    except (RecipeError, DataError):
         return _alike(agreement)
     return Kept(share, _noise(agreement))
 

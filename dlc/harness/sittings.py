@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -160,19 +161,19 @@ def _exp(x: float) -> float:
 
 def _per_second(call: Callable[[], object], load: Load) -> float:
     """Count the examples that so many threads get through in a window, per second."""
-    done, stop = [0] * load.concurrency, threading.Event()
+    stop = threading.Event()
 
-    def work(index: int) -> None:
+    def work() -> int:
+        done = 0
         while not stop.is_set():
             call()
-            done[index] += 1
+            done += 1
+        return done
 
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(load.concurrency)]
-    start = time.perf_counter()
-    for thread in threads:
-        thread.start()
-    time.sleep(WINDOW)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    return sum(done) * load.examples / (time.perf_counter() - start)
+    with ThreadPoolExecutor(load.concurrency) as pool:
+        start = time.perf_counter()
+        workers = [pool.submit(work) for _ in range(load.concurrency)]
+        wait(workers, timeout=WINDOW, return_when=FIRST_EXCEPTION)
+        stop.set()
+        done = sum(worker.result() for worker in workers)
+        return done * load.examples / (time.perf_counter() - start)

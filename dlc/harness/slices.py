@@ -34,7 +34,8 @@ def compared(
 ) -> tuple[SliceRecord, ...]:
     """Measure a candidate beside the reference on each slice, in pairs; rows [n, k] as the metric gives them.
 
-    A slice on which the metric has no value for the reference, say with one class only, is recorded with the reason.
+    A slice on which the metric has no value for the reference, say with one class only, is recorded with the reason;
+    one on which the candidate alone has none is recorded as failed.
     """
     return tuple(
         _compared(metric, reference, candidate, where, f"{name}={label}", seed)
@@ -57,7 +58,7 @@ def collapses(slices: Sequence[SliceRecord], gates: Gates) -> Iterator[tuple[Sta
         else:
             yield status, _line(each, gates)
     if held:
-        worst = min(held, key=lambda each: each.accuracy.retention.low if each.accuracy else 0.0)
+        worst = min(held, key=lambda each: _margin(each, gates))
         yield "pass", f"{len(held)} slices hold, the worst {_line(worst, gates)}"
 
 
@@ -79,21 +80,37 @@ def _labels(data: str, name: str, read: object, examples: int) -> Array:
 
 
 def _compared(metric: Metric, reference: Floats, candidate: Floats, where: Array, name: str, seed: int) -> SliceRecord:
-    try:
-        record = statistics.accuracy(
-            metric.name, reference[where], candidate[where], metric.statistic, rng=np.random.default_rng(seed),
+    def compare(own: Floats) -> manifest.Accuracy:
+        return statistics.accuracy(
+            metric.name, reference[where], own[where], metric.statistic, rng=np.random.default_rng(seed),
             higher_is_better=metric.higher_is_better,
         )  # fmt: skip
+
+    try:
+        record = compare(candidate)
     except DlcError as error:
-        return SliceRecord(name=name, examples=int(where.sum()), note=str(error))
+        failed = True
+        try:
+            compare(reference)
+        except DlcError:  # then the slice is at fault, not the candidate
+            failed = False
+        return SliceRecord(name=name, examples=int(where.sum()), note=str(error), failed=failed)
     return SliceRecord(
         name=name, examples=record.examples, accuracy=msgspec.structs.replace(record, unit=metric.unit)
     )  # fmt: skip
 
 
+def _margin(each: SliceRecord, gates: Gates) -> float:
+    """How far the end of the interval that counts lies inside the limit."""
+    assert each.accuracy is not None
+    if gates.slice_drop is not None:
+        return gates.slice_drop - each.accuracy.drop.high
+    return each.accuracy.retention.low - gates.slice_retention
+
+
 def _status(each: SliceRecord, gates: Gates) -> Status | None:
     if each.accuracy is None:
-        return None
+        return "fail" if each.failed else None
     holds, fails = _outcome(each.accuracy, gates)
     if fails:
         return "fail"
@@ -112,7 +129,8 @@ def _outcome(accuracy: manifest.Accuracy, gates: Gates) -> tuple[bool, bool]:
 def _line(each: SliceRecord, gates: Gates) -> str:
     few = f", {each.examples} examples" + (" are few" if each.examples < FEW else "")
     if (accuracy := each.accuracy) is None:
-        return f"slice {each.name} was not measured{few}: {each.note}"
+        said = "has no value, and FP32 has one" if each.failed else "was not measured"
+        return f"slice {each.name} {said}{few}: {each.note}"
     value = f"slice {each.name}: {accuracy.metric} {accuracy.value.value:.2f}"
     if gates.slice_drop is not None:
         unit = f" {accuracy.unit}" if accuracy.unit else ""

@@ -63,7 +63,7 @@ def watched(recipe: Recipe, batches: int, progress: Progress) -> Recipe:
         yield from track(progress, data.batches())
         progress.stage("build")
 
-    return replace(recipe, calibration=replace(data, batches=read))
+    return replace(recipe, calibration=data.part(read, targets=data.targets))
 
 
 def remarks(found: Calibrated) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -130,7 +130,7 @@ def _score(
             state=recipe.state, progress=progress,
         )  # fmt: skip
     progress.stage("measure agreement")
-    unlabelled = replace(recipe.calibration, targets=None) if recipe.calibration else seeded(exported)
+    unlabelled = recipe.calibration.part(recipe.calibration.batches) if recipe.calibration else seeded(exported)
     return evaluate(runners, unlabelled, reference=REFERENCE, metric=recipe.metric, progress=progress)
 
 

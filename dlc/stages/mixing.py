@@ -114,8 +114,8 @@ def halves(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
     def half(first: int, name: str) -> Dataset:
         targets = dataset.targets
-        return replace(
-            dataset, name=f"{dataset.name}, {name}", batches=lambda: islice(dataset.batches(), first, None, 2),
+        return dataset.part(
+            lambda: islice(dataset.batches(), first, None, 2), name=f"{dataset.name}, {name}",
             targets=None if targets is None else lambda: _rows_of(targets(), rows, first),
         )  # fmt: skip
 
@@ -123,7 +123,9 @@ def halves(dataset: Dataset) -> tuple[Dataset, Dataset]:
 
 
 def _rows_of(targets: np.ndarray, rows: Sequence[int], first: int) -> np.ndarray:
-    """Targets of every second batch; an example of a batch may be several rows, the same number everywhere."""
+    """Targets of every second batch; there may be one for a batch, or for several rows, the same number everywhere."""
+    if len(targets) == len(rows):
+        return targets[first::2]
     ends = np.cumsum([0, *rows]) * len(targets) // sum(rows)
     return np.concatenate([targets[a:b] for a, b in zip(ends[first:-1:2], ends[first + 1 :: 2], strict=True)])
 
@@ -145,9 +147,8 @@ def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
     costs, recipe = workshop.costs, workshop.recipe
     if costs.table.file is None:
         return None
-    options = [
-        str(each) for passes in workshop.folds for each in passes
-    ]  # what they learned follows from the model and the data
+    # what passes learned follows from the model and the data
+    options = [str(each) for passes in workshop.folds for each in passes]
     metric = recipe.metric.name if recipe.metric else ""
     seen = data.inspect(dataset, Interface.of(workshop.model)).sha256
     sizes = [f"{name} {array.shape}" for name, array in costs.feeds.items()]
@@ -158,7 +159,7 @@ def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
 def _units(workshop: Workshop, names: Sequence[str], held: Dataset, journal: Journal) -> list[Unit]:
     """Tell of each unit what it loses, and what it saves; one whose outputs are of no use is none."""
     loss: float | None
-    first = replace(held, batches=lambda: islice(held.batches(), 1), targets=None)
+    first = held.part(lambda: islice(held.batches(), 1))
     for name in names:
         if name not in journal.losses:
             try:

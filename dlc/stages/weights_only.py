@@ -67,7 +67,7 @@ def _forms(
 
 def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs: Costs) -> int:
     """Return 4, which rounds activations to int8, where it is faster and its noise is small; else 0."""
-    few = replace(data, batches=lambda: islice(iter(data.batches()), LOOK))
+    few = data.part(lambda: islice(iter(data.batches()), LOOK))
     exact, rounded = replace(form, accuracy_level=0), replace(form, accuracy_level=4)
     before, after = applied(model, exact), applied(model, rounded)
     if not any(node.op_type == "MatMulNBits" for node in after.graph):

@@ -111,6 +111,24 @@ def test_a_slice_that_the_metric_cannot_judge_says_why() -> None:
     assert "slice class=0 was not measured, 20 examples are few: " in text
 
 
+def test_a_slice_on_which_the_candidate_alone_has_no_value_fails() -> None:
+    surprise = np.ones((80, 2))
+    worse = surprise.copy()
+    worse[:40, 0] = np.inf
+    first, second = compared(METRICS["perplexity"], surprise, worse, {"half": np.repeat(["a", "b"], 40)}, seed=0)
+    assert (first.failed, second.failed) == (True, False)
+    [(status, text), *_] = collapses([first, second], Gates())
+    assert status == "fail"
+    assert text.startswith("slice half=a has no value, and FP32 has one, 40 examples: ")
+
+
+@pytest.mark.parametrize("gates", [Gates(), Gates(slice_drop=50.0)], ids=["share", "drop"])
+def test_the_slice_that_is_named_is_the_nearest_to_its_limit(gates: Gates) -> None:
+    [(status, text)] = collapses(measured(0.02), gates)
+    assert status == "pass"
+    assert text.startswith("3 slices hold, the worst slice site=west: ")
+
+
 def sliced(read: Callable[[], Array]) -> Dataset:
     return Dataset("mine", list, slices={"site": read})
 

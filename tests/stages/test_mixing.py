@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from dlc.contract import DataContract, Labels
 from dlc.cost_table import CostTable
 from dlc.costs import Costs
 from dlc.errors import Unsupported
@@ -198,6 +199,24 @@ def test_targets_of_pairs_go_with_their_pairs() -> None:
     assert judges.targets is not None
     assert chooses.targets().tolist() == [0, 1, 4, 5]
     assert judges.targets().tolist() == [2, 3]
+
+
+def test_a_target_for_each_uneven_batch_goes_with_its_batch() -> None:
+    batches = [{"x": np.zeros((n, FEATURES), np.float32)} for n in (8, 2, 2, 4)]
+    chooses, judges = halves(Dataset("voices", lambda: iter(batches), lambda: np.arange(4)))
+    assert chooses.targets is not None
+    assert judges.targets is not None
+    assert (chooses.targets().tolist(), judges.targets().tolist()) == ([0, 2], [1, 3])
+
+
+def test_a_half_need_not_hold_what_is_promised_of_the_whole() -> None:
+    promised = DataContract(id="sorted", version="1", targets=Labels(classes=(0, 1), least_share=0.4))
+    whole = replace(rows(8, 4, np.repeat([0, 1], 4)), contract=promised)
+    assert whole.targets is not None
+    assert whole.targets().tolist() == [0, 0, 0, 0, 1, 1, 1, 1]
+    for half, label in zip(halves(whole), (0, 1), strict=True):
+        assert half.targets is not None
+        assert half.targets().tolist() == [label] * 4
 
 
 def test_one_batch_cannot_be_halved() -> None:
