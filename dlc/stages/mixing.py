@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
@@ -23,7 +24,8 @@ import onnx_ir as ir
 from dlc import __version__, data, manifest, pipeline
 from dlc.calibrate import calibrate
 from dlc.costs import Costs, canonical_text
-from dlc.errors import ModelError, Unsupported
+from dlc.errors import ModelError, RecipeError, Unsupported
+from dlc.harness.accuracy import Metric, first_output, metric_rows, predicted
 from dlc.interface import Interface
 from dlc.journal import Evaluation, Journal, Sensitivity, key
 from dlc.manifest import Estimate
@@ -33,6 +35,7 @@ from dlc.passes.quantize_units import CLIPS, JOINS, MOVES, plan
 from dlc.passes.weighted import label
 from dlc.recipe import Dataset, Recipe
 from dlc.region import Index, cut
+from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.trace import traced
 from dlc.search import Found, Link, Measured, Mix, Problem, Search, Unit, front, megabytes
 from dlc.stages.recovering import applied
@@ -40,7 +43,7 @@ from dlc.stages.workshop import Workshop, file_bytes, leaving
 from dlc.target import Target
 from dlc.types import Bytes, Feeds
 
-FORMAT = "3"
+FORMAT = "4"
 """Of what a journal's numbers mean; another one is another journal."""
 ABSORBED = (*CLIPS, "Add")
 """What is computed with a product: the clipping of its result, a bias."""
@@ -149,11 +152,23 @@ def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
         return None
     # what passes learned follows from the model and the data
     options = [str(each) for passes in workshop.folds for each in passes]
-    metric = recipe.metric.name if recipe.metric else ""
+    metric = "" if recipe.metric is None else f"{recipe.metric.name} {_scoring(workshop, recipe.metric)}"
     seen = data.inspect(dataset, Interface.of(workshop.model)).sha256
     sizes = [f"{name} {array.shape}" for name, array in costs.feeds.items()]
     name = key(workshop.model, FORMAT, __version__, costs.fingerprint, seen, metric, str(costs.seed), *options, *sizes)
     return costs.table.file.parent / "searches" / f"{name}.jsonl"
+
+
+def _scoring(workshop: Workshop, metric: Metric) -> str:
+    """Hash what the prediction and the metric make of one batch: a user may have edited either."""
+    recipe, feeds = workshop.recipe, next(iter(workshop.held.batches()))
+    with OrtCpuRunner(workshop.model, workshop.costs.config) as fp32:
+        rows = predicted(recipe.prediction or first_output, feeds, fp32.run(feeds), 0)
+    try:  # against those of a neighbour: of its own predictions any metric is at its best
+        scores = metric_rows(metric, rows, np.roll(rows, 1, axis=0), "predictions of FP32")
+    except RecipeError:
+        scores = np.empty(0)
+    return sha256(rows.tobytes() + scores.tobytes()).hexdigest()
 
 
 def _units(workshop: Workshop, names: Sequence[str], held: Dataset, journal: Journal) -> list[Unit]:

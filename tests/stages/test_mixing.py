@@ -114,6 +114,18 @@ def test_an_interrupted_search_goes_on_where_it_stopped(
     assert sum('"evaluation"' in line for line in lines) == len(measured)
 
 
+def test_another_prediction_is_measured_anew(
+    network: tuple[Recipe, ir.Model, Costs], tmp_path: Path, measured: list[Mix]
+) -> None:
+    recipe, model, costs = network
+    costs = replace(costs, table=CostTable(tmp_path / "costs.sqlite", seen=dict(costs.table.seen)))
+    mix(model, asking(recipe, evaluations=1), costs, INT8)
+    measured.clear()
+    edited = replace(recipe, prediction=lambda _, outputs: -next(iter(outputs.values())))
+    mix(model, asking(edited, evaluations=1), costs, INT8)
+    assert len(measured) == 1
+
+
 def test_other_objectives_use_what_was_measured(
     network: tuple[Recipe, ir.Model, Costs], tmp_path: Path, measured: list[Mix]
 ) -> None:

@@ -7,9 +7,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from dlc import pipeline
 from dlc.calibration import MAX_RAM, Calibration
+from dlc.cost_table import Cost
 from dlc.costs import Costs
+from dlc.manifest import Estimate
 from dlc.passes.base import clone
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.recipe import Dataset, Recipe
@@ -105,14 +106,14 @@ def test_activations_stay_fp32_where_rounding_them_costs_more_than_the_weights_d
     assert weights_only(model, 8, asking(Dataset("loud", loud)), costs).accuracy_level == 0
 
 
-def test_int8_activations_are_let_in_where_they_cost_little_and_are_faster(model: ir.Model, costs: Costs) -> None:
-    kept = weights_only(model, 8, asking(DATA), costs)
-    exact = replace(kept, accuracy_level=0)
-    quantized = [clone(model) for _ in range(2)]
-    for each, form in zip(quantized, (exact, replace(kept, accuracy_level=4)), strict=True):
-        pipeline.run(each, [form])
-    if costs.whole(*quantized).ratio.high < 1:  # so it is on x86 with any integer kernel; another target may differ
-        assert kept.accuracy_level == 4
+@pytest.mark.parametrize(("ratio", "level"), [(0.5, 4), (2.0, 0)])
+def test_int8_activations_are_let_in_where_they_cost_little_and_are_faster(
+    ratio: float, level: int, model: ir.Model, costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is stated: whether they are faster is the machine's affair."""
+    timed = Cost(before_ns=1.0, after_ns=ratio, ratio=Estimate(value=ratio, low=ratio, high=ratio))
+    monkeypatch.setattr(Costs, "whole", lambda *_, **__: timed)
+    assert weights_only(model, 8, asking(DATA), costs).accuracy_level == level
 
 
 def test_which_precisions_quantize_weights_alone() -> None:
