@@ -13,9 +13,10 @@ from dlc.manifest import Quantized
 from dlc.runtimes.session import SessionConfig
 from dlc.stages import layers
 from dlc.stages.evidence import Subject
-from dlc.stages.layers import by_closeness
+from dlc.stages.layers import by_closeness, with_layers
 from dlc.stages.variants import Build
 from tests.passes.weights import weighted
+from tests.report.example import LABELLED
 
 BODY = """g (float[2, 8] x, float[8, 8] a, float[8, 8] b) => (float[2, 8] y) {
     h = MatMul(x, a)  r = Relu(h)  g = MatMul(r, b)  y = Tanh(g) }"""
@@ -41,6 +42,7 @@ def fp32(tmp_path: Path) -> Subject:
 def test_the_worst_come_first(tmp_path: Path, fp32: Subject) -> None:
     int8, model = variant(tmp_path / "int8", 0.1)
     [found] = by_closeness([fp32, int8], [Build("int8", model, quantized=QUANTIZED)], FEEDS).values()
+    assert not isinstance(found, str)
     assert [x.value for x in found[-2:]] == ["h", "r"]
     assert {x.value for x in found[:2]} == {"g", "y"}
     assert [x.sqnr_db for x in found] == sorted(x.sqnr_db for x in found)
@@ -56,7 +58,10 @@ def test_nothing_to_compare(tmp_path: Path, fp32: Subject, monkeypatch: pytest.M
     assert by_closeness([fp32, int8], [build], FEEDS) == {}
 
 
-def test_a_model_that_cannot_be_compared_has_no_layers(tmp_path: Path, fp32: Subject) -> None:
+def test_a_model_that_cannot_be_compared_says_why(tmp_path: Path, fp32: Subject) -> None:
     int8, model = variant(tmp_path / "int8", 0.1)
     (tmp_path / "int8" / MODEL).write_bytes(b"")
-    assert by_closeness([fp32, int8], [Build("int8", model, quantized=QUANTIZED)], FEEDS) == {"int8": ()}
+    found = by_closeness([fp32, int8], [Build("int8", model, quantized=QUANTIZED)], FEEDS)
+    [*_, note] = next(v for v in with_layers(LABELLED, found).variants if v.precision == "int8").notes
+    assert note.startswith("layers were not compared with fp32: ")
+    assert MODEL in note
