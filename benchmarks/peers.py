@@ -31,7 +31,7 @@ class OpenVino:
     def __enter__(self) -> Self:
         self._folder = tempfile.TemporaryDirectory(prefix="dlc-openvino-")
         self._process = subprocess.Popen(
-            [_environment() / "bin" / "python", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            [_environment() / "bin" / "python", "-P", WORKER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             stderr=(Path(self._folder.name) / "log").open("w"), env=_apart(),
         )  # fmt: skip
         return self
