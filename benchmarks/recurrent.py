@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
+from dataclasses import replace
 
 import numpy as np
-import onnx_ir as ir
 
 from dlc import pipeline
 from dlc.export import export
@@ -26,9 +26,11 @@ from dlc.lookup import load
 from dlc.models import ZOO
 from dlc.passes.base import weight_bytes
 from dlc.passes.canonicalize import Canonicalize
+from dlc.passes.quantize_lstm import QuantizeLstm
 from dlc.recipe import Recipe
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.recovering import applied
 from dlc.stages.variants import PASSES_OF
 from dlc.target import Target, detect
 
@@ -54,14 +56,19 @@ def compare(recipe: Recipe, target: Target, rounds: int) -> None:
     exported = export(recipe, opset=target.opset, ir_version=target.ir_version, seed=SEED)
     models = {"stock": exported.model, "fp32": exported.model.clone()}
     pipeline.run(models["fp32"], [Canonicalize()])
-    models["int8"] = quantized(models["fp32"].clone(), recipe, target)
+    passes = PASSES_OF["int8"](models["fp32"], recipe, target)
+    models["int8"] = applied(models["fp32"], passes)
+    if any(isinstance(each, QuantizeLstm) for each in passes):
+        everywhere = [replace(each, inputs=True) if isinstance(each, QuantizeLstm) else each for each in passes]
+        models["int8, all layers"] = applied(models["fp32"], everywhere)
     rng = np.random.default_rng(SEED)
     feeds = seeded_feeds(Interface.of(exported.model), exported.inputs, typical_sizes(exported.dims), rng)
     with ExitStack() as stack:
         runners = {name: stack.enter_context(OrtCpuRunner(model, ONE_THREAD)) for name, model in models.items()}
         samples = latency(runners, feeds, rounds=rounds, rng=rng)
+        judged = {name: runner for name, runner in runners.items() if name != "stock"}
         scores = evaluate(
-            {"fp32": runners["fp32"], "int8": runners["int8"]}, recipe.evaluation, reference="fp32",
+            judged, recipe.evaluation, reference="fp32",
             metric=recipe.metric, prediction=recipe.prediction, state=recipe.state,
         )  # fmt: skip
     for name, model in models.items():
@@ -81,11 +88,6 @@ def compare(recipe: Recipe, target: Target, rounds: int) -> None:
             f"| {recipe.name} | {name} | {np.median(samples[name]) / 1e6:.2f} "
             f"| {ratio.value:.3f} ({ratio.low:.3f}-{ratio.high:.3f}) {task} {weight_bytes(model) / 1e6:.2f} |"
         )
-
-
-def quantized(model: ir.Model, recipe: Recipe, target: Target) -> ir.Model:
-    pipeline.run(model, PASSES_OF["int8"](model, recipe, target))
-    return model
 
 
 if __name__ == "__main__":

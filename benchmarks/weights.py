@@ -3,8 +3,9 @@
     DLC_DATA=... python -m benchmarks.weights [minilm] [smollm2]
 
 Weights are quantized as ``dlc compile`` does it: how they are rounded, and what products do to activations, is chosen
-on calibration data; the rewrites of a compile, which change no weight, are left out. Size is that of the weights, against the graph as it was exported; the metric is that of the
-real kernels on the evaluation data. For perplexity the bar is a ratio to FP32 in the same run.
+on calibration data; the rewrites of a compile, which change no weight, are left out. Size is that of the weights,
+against the graph as it was exported; the metric is that of the real kernels on the evaluation data. For perplexity the
+bar is a ratio to FP32 in the same run.
 """
 
 from __future__ import annotations
