@@ -78,6 +78,7 @@ class Registry:
     def _push(self, folder: Path) -> tuple[str, str]:
         package, text = record.read(folder), (folder / RECORD).read_bytes()
         model, digest = _checked(package.model), hashlib.sha256(text).hexdigest()
+        _folder(model, package)  # what cannot be pulled is not pushed
         for name, file in package.files.items():
             self._add_object((folder / name).read_bytes(), file)
         if (folder / SIGNATURE).is_file():
@@ -174,7 +175,7 @@ class Registry:
         """Write a version as a package folder into ``out``; ArtifactError if a file of it is missing or damaged."""
         digest = self.resolve(model, reference)
         package = self.package(model, digest)
-        place = out / f"{model}-{package.variant}-{package.form}"
+        place = out / _folder(model, package)
         with staging(place, overwrite=overwrite, marker=RECORD) as folder:
             for name, file in package.files.items():
                 target = folder / name
@@ -253,6 +254,10 @@ def _object(digest: str) -> str:
     if HASH.fullmatch(digest) is None:
         raise ArtifactError(f"{digest!r} is no SHA-256")
     return f"objects/{digest[:2]}/{digest}"
+
+
+def _folder(model: str, package: Package) -> str:
+    return f"{model}-{_checked(package.variant)}-{_checked(package.form)}"
 
 
 def _checked(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -12,7 +13,9 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from dlc.errors import ArtifactError, CapabilityError, UserError
@@ -232,19 +235,34 @@ def test_writers_that_are_killed_leave_nothing_half_done(packages: list[Path], t
     assert len(kept.versions("centres")) == 2
 
 
-def test_a_hostile_registry_writes_nothing_outside(packages: list[Path], tmp_path: Path) -> None:
-    import hashlib
-
-    import msgspec
-
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"files": {"../../evil": "run.py"}}, "leaves the folder"),
+        ({"variant": "/../../evil"}, "is no name for a registry"),
+        ({"form": "x/../../../evil"}, "is no name for a registry"),
+    ],
+)
+def test_a_hostile_registry_writes_nothing_outside(
+    changed: dict[str, Any], said: str, packages: list[Path], tmp_path: Path
+) -> None:
     kept = Registry(str(tmp_path / "registry"))
     model, digest = kept.push(packages[0])
     package = kept.package(model, digest)
-    hostile = msgspec.structs.replace(package, files={"../../evil": next(iter(package.files.values()))})
-    text = record.encode(hostile)
+    if "files" in changed:
+        changed = {"files": {name: package.files[whose] for name, whose in changed["files"].items()}}
+    text = record.encode(msgspec.structs.replace(package, **changed))
     name = hashlib.sha256(text).hexdigest()
     kept.store.create(f"versions/{model}/{name}.json", text)
-    with pytest.raises(ArtifactError, match="leaves the folder"):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((ArtifactError, UserError), match=said):
         kept.pull(model, name, tmp_path / "pulled")
-    assert not list((tmp_path / "pulled").iterdir())
-    assert not list(tmp_path.rglob("evil"))
+    assert [p for p in sorted(tmp_path.rglob("*")) if p not in before] in ([], [tmp_path / "pulled"])
+
+
+def test_a_package_whose_variant_is_a_path_is_not_pushed(packages: list[Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(packages[0], tmp_path / "copy")
+    record.seal(copy, msgspec.structs.replace(record.read(copy), variant="/../../evil"))
+    with pytest.raises(UserError, match="is no name for a registry"):
+        Registry(str(tmp_path / "registry")).push(copy)
+    assert not (tmp_path / "registry").exists()
