@@ -155,7 +155,8 @@ def hostile(path: Path, name: str, data: bytes = b"x", mode: int = archive.MODE,
 )
 def test_no_entry_leaves_its_folder(name: str, tmp_path: Path) -> None:
     path = hostile(tmp_path / "x.zip", name)
-    with pytest.raises(ArtifactError, match=r"leaves the folder|is damaged"):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ArtifactError, match="leaves the folder"):
         archive.unpack(path, tmp_path / "in" / "content")
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["x.zip"]
 
