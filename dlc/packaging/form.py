@@ -85,14 +85,18 @@ class Form(ABC):
         """Run the package where it belongs, without writing into it."""
 
 
-def judge(subject: str, answer: Answer) -> Proof:
-    """Hold an answer against its bound."""
+def judge(subject: str, variant: str, answer: Answer) -> Proof:
+    """Hold an answer about a variant against its bound."""
+    if answer.variant != variant:
+        return Proof(subject, ok=False, detail=f"{answer.variant!r} was replayed, not {variant!r}", answer=answer)
     if not answer.alone:
         return Proof(
             subject, ok=False, detail="dlc or torch was loaded: the package does not stand alone", answer=answer
         )
     if not answer.vectors:
         return Proof(subject, ok=False, detail="there is no golden vector to replay", answer=answer)
+    if not answer.errors:
+        return Proof(subject, ok=False, detail="no output was compared", answer=answer)
     if answer.worst > answer.bound:
         worst = max(answer.errors, key=lambda name: _number(answer.errors[name]))
         detail = f"output {worst!r} differs by {answer.worst:.3g}, more than {answer.bound:.3g}"

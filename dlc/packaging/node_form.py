@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dlc.packaging import golden
+from dlc.packaging import golden, record
 from dlc.packaging.c_form import entries
 from dlc.packaging.chain import chain
 from dlc.packaging.form import Form, Proof
@@ -54,7 +54,8 @@ class NodeForm(Form):
         """Run the package's test in Node.js."""
         node = find("node", "nodejs")
         packages = modules("onnxruntime-node", "onnxruntime-common")
-        return [prove("Node.js", [node, "test.js"], folder, {"NODE_PATH": str(packages)})]
+        variant = record.read(folder).variant
+        return [prove("Node.js", variant, [node, "test.js"], folder, {"NODE_PATH": str(packages)})]
 
 
 def session_options(config: SessionConfig) -> dict[str, Any]:

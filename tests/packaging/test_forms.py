@@ -19,7 +19,7 @@ from packaging.requirements import Requirement
 from dlc.artifact import GOLDEN, read_golden, seal, write_golden
 from dlc.lookup import load
 from dlc.packaging import FORMS, npm, record
-from dlc.packaging.compose import compose
+from dlc.packaging.compose import Packaged, compose
 from dlc.packaging.form import Form
 from dlc.packaging.ort_form import listed
 from dlc.packaging.source import load_source
@@ -132,6 +132,35 @@ def test_the_runner_takes_the_first_variant_that_the_machine_can_run(artifact: P
     assert child.returncode != 0
     assert "int8 needs one of no_such_isa, and this processor has none of them (it is none)" in child.stderr
     assert "fp32 needs CUDAExecutionProvider" in child.stderr
+
+
+def with_fallback(artifact: Path, out: Path) -> Packaged:
+    chosen = load_source(artifact / "int8")
+    return compose([chosen, chosen.sibling("fp32")], "onnx", out)
+
+
+def test_every_link_of_the_chain_is_replayed(artifact: Path, out: Path) -> None:
+    made = with_fallback(artifact, out)
+    assert [(p.ok, p.answer.variant if p.answer else None) for p in made.proofs] == [(True, "int8"), (True, "fp32")]
+    other_answers(artifact, "fp32")
+    made = with_fallback(artifact, out.with_name("again"))
+    assert [p.ok for p in made.proofs] == [True, False]
+    assert "differs by" in made.proofs[1].detail
+    assert made.path is None
+
+
+def test_a_link_that_does_not_fit_here_is_left_out_if_another_does(artifact: Path, out: Path) -> None:
+    folder = with_fallback(artifact, out).path
+    assert folder is not None
+    chain = json.loads((folder / "chain.json").read_text())
+    for link, expected in zip(chain, ([True, True], [False, False]), strict=True):
+        link["isa"], link["why"] = ["no_such_isa"], "it is none"
+        (folder / "chain.json").write_text(json.dumps(chain))
+        proofs = load(FORMS["onnx"])().check(folder)
+        assert [p.ok for p in proofs] == expected
+        assert "not replayed here" in proofs[0].detail
+        assert "int8 needs one of no_such_isa" in proofs[0].detail
+    assert "fp32 needs one of no_such_isa" in proofs[1].detail
 
 
 def test_statistics_are_off_by_default_and_hold_sums_alone(artifact: Path, out: Path, tmp_path: Path) -> None:
