@@ -65,6 +65,7 @@ def gate(
     found = observe(artifacts, recipe, how, progress)
     now, before = found[0], found[1] if earlier is not None else before
     if against is not None and before is not None:
+        before = before.only(how.variants)  # what is not judged is not missed
         baseline.check(against, before, now)
     metric, same = recipe.metric if recipe is not None else None, earlier is not None
     lines = judge(now, before, limits, metric, same=same)

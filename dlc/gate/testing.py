@@ -27,7 +27,7 @@ def gate_source(
         name, config, recipe_file=recipe, artifact=artifact.path, baseline=root / baseline if baseline else None,
         variants=variant,
     )  # fmt: skip
-    against = chosen.baseline or root / "baselines" / f"{name}.json"
+    against = chosen.baseline or root / "baselines" / f"{'-'.join([name, *([variant] if variant else [])])}.json"
     return gate(artifact, chosen.recipe, chosen.limits, chosen.how, against=against, update=update)
 
 

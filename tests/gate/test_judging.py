@@ -17,7 +17,7 @@ from dlc.harness.accuracy import METRICS
 from dlc.manifest import Estimate, ExpectationRecord, Status
 from dlc.recipe import Gates
 from dlc.types import Floats
-from tests.gate.example import QUIET, TARGET, observation, score, timing
+from tests.gate.example import QUIET, TARGET, observation, score, timing, variant
 
 TOP1 = METRICS["top1"]
 OTHER_DATA = DataSeen(name="test", sha256="e" * 64, examples=1000, sizes={"batch": (40, 64)})
@@ -266,6 +266,14 @@ def test_a_variant_that_is_gone_fails_and_a_new_one_is_remarked() -> None:
     alone = msgspec.structs.replace(both, variants=both.variants[:1])
     assert line("int8/built", judged(alone, both)).status == "fail"
     assert line("int8/built", judged(both, alone)).status is None
+
+
+def test_a_baseline_is_cut_to_what_is_judged() -> None:
+    both = observation()
+    more = msgspec.structs.replace(both, variants=(*both.variants, variant("fp16", 0.8)))
+    assert line("fp16/built", judged(both, more)).status == "fail"
+    assert [v.precision for v in more.only(("int8",)).variants] == ["fp32", "int8"]
+    assert more.only(None) is more
 
 
 def test_expected_places_hold() -> None:
