@@ -142,6 +142,57 @@ def test_damage_is_found_and_never_handed_out(packages: list[Path], tmp_path: Pa
     assert any("which is no version" in line for line in kept.faults())
 
 
+def signed(package: Path, out: Path, signature: bytes) -> Path:
+    """Copy a package, and state a signer; whether the signature is his only a key would tell."""
+    copy = Path(shutil.copytree(package, out))
+    record.seal(copy, msgspec.structs.replace(record.read(copy), signer="5" * 64))
+    (copy / record.SIGNATURE).write_bytes(signature)
+    return copy
+
+
+def test_another_signature_or_record_of_a_version_is_not_passed_over(packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(signed(packages[0], tmp_path / "garbage", b"garbage"))
+    right = signed(packages[0], tmp_path / "right", b"the right one")
+    path = tmp_path / "registry" / "signatures" / model / digest
+    with pytest.raises(ArtifactError, match=r"signatures/.* holds other bytes: remove it, and push again"):
+        kept.push(right)
+    path.unlink()
+    assert any("its signature is missing" in line for line in kept.faults())
+    kept.push(right)
+    assert (path.read_bytes(), list(kept.faults())) == (b"the right one", [])
+    version = tmp_path / "registry" / "versions" / model / f"{digest}.json"
+    version.write_bytes(b"{}")
+    with pytest.raises(ArtifactError, match=r"versions/.* holds other bytes"):
+        kept.push(right)
+
+
+def test_a_signature_without_a_signer_is_found(packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(packages[0])
+    kept.store.create(f"signatures/{model}/{digest}", b"x")
+    assert [line.rpartition(": ")[2] for line in kept.faults()] == ["it has no signer"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("00000001.json", b"{"), ("x.json", b"{}"), ("00000001.json", b"\xff")])
+def test_a_damaged_move_says_so(name: str, content: bytes, packages: list[Path], tmp_path: Path, cli: Cli) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, _ = kept.push(packages[0])
+    kept.store.create(f"tags/{model}/prod/{name}", content)
+    with pytest.raises(ArtifactError, match=r"is damaged|is no move"):
+        kept.resolve(model, "prod")
+    assert cli("registry", "list", tmp_path / "registry").code == 2
+    assert len(list(kept.faults())) == 1
+
+
+def test_tags_of_a_model_that_is_gone_are_found(packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(packages[0])
+    kept.tag(model, digest, "prod")
+    shutil.rmtree(tmp_path / "registry" / "versions" / model)
+    assert any("which is no version" in line for line in kept.faults())
+
+
 def test_a_damaged_package_is_not_pushed(packages: list[Path], tmp_path: Path) -> None:
     copy = shutil.copytree(packages[0], tmp_path / "copy")
     (copy / "run.py").write_text("")
