@@ -56,6 +56,8 @@ class Form(ABC):
     name: ClassVar[str]
     takes_fallbacks: ClassVar[bool] = False
     """Whether the folder holds the models of the whole chain, and its program chooses among them."""
+    providers: ClassVar[tuple[str, ...]] = ("cpu",)
+    """Where its program can run a model."""
     includes_runtime: ClassVar[bool] = False
     """Whether files of the runtime are in the folder, so that it is all that the target needs."""
 
@@ -64,8 +66,8 @@ class Form(ABC):
 
         That is the installed onnxruntime. CapabilityError if the runtime is not to be had here.
         """
-        _, version = runtime_distribution()
-        return Runtime(name="onnxruntime", version=version, registry="pypi")
+        name, version = runtime_distribution()
+        return Runtime(name=name, version=version, registry="pypi")
 
     def require(self) -> None:
         """Raise CapabilityError, which says what to install, if the check needs a tool that is missing here.

@@ -26,6 +26,7 @@ class NodeForm(Form):
     """A folder that ``npm install`` takes."""
 
     name: ClassVar[str] = "node"
+    providers: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
     def runtime(self) -> Runtime:
         """Return the pinned onnxruntime-node."""

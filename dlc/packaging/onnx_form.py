@@ -38,6 +38,7 @@ class OnnxForm(Form):
     """A folder for any machine with Python, numpy and onnxruntime."""
 
     name: ClassVar[str] = "onnx"
+    providers: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     takes_fallbacks: ClassVar[bool] = True
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:

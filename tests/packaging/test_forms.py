@@ -231,6 +231,31 @@ def test_node_declares_types_and_its_one_dependency(artifact: Path, out: Path) -
     assert '"x": TypedTensor<"float32">' in (folder / package["types"]).read_text()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_variant_for_a_gpu_is_not_packaged_for_a_cpu(form: str, artifact: Path, cli: Cli) -> None:
+    session = artifact / "int8" / "session.json"
+    session.write_text(session.read_text().replace('"cpu"', '"cuda"'))
+    seal(artifact)
+    ran = cli("package", artifact / "int8", "--as", form, "--no-check")
+    if form in ("ort", "web", "c"):
+        assert ran.code == 2
+        assert f"is for cuda, and the form {form} runs on cpu alone: package it as onnx, node, triton" in ran.err
+    else:
+        assert ran.code == 0, ran.err
+        assert "cuda" in (Path("packages") / f"centres-int8-{form}" / record.RECORD).read_text().lower()
+
+
+def test_the_distribution_that_is_installed_is_on_record(
+    artifact: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlc.packaging.form.runtime_distribution", lambda: ("onnxruntime-gpu", "1.32.0"))
+    folder = compose([load_source(artifact / "int8")], "onnx", out, check=False).path
+    assert folder is not None
+    assert record.read(folder).runtime.name == "onnxruntime-gpu"
+    assert "| onnxruntime-gpu 1.32.0 | MIT |" in (folder / "NOTICES.md").read_text()
+    assert "pkg:pypi/onnxruntime-gpu@1.32.0" in (folder / "sbom.cdx.json").read_text()
+
+
 def test_a_failing_variant_is_refused_and_marked_if_it_is_allowed(artifact: Path, cli: Cli, tmp_path: Path) -> None:
     set_verdict(artifact, "int8", "fail")
     ran = cli("package", artifact / "int8", "--as", "onnx", "-o", tmp_path / "out")
