@@ -35,7 +35,8 @@ def dlc_gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
     ``source``: an artifact, which is measured as it is, or whatever ``dlc compile`` takes, which is compiled first,
     once a session. ``variant``: one to judge; default: all. ``baseline``: a file, relative to the root of the tests;
-    default: what ``dlc.toml`` says, else ``baselines/<model>.json``. It returns the outcome.
+    default: what ``dlc.toml`` says, else ``baselines/<model>.json``, of one variant
+    ``baselines/<model>-<variant>.json``. It returns the outcome.
     """
 
     def run(source: str | Path, *, variant: str | None = None, baseline: str | Path | None = None) -> Outcome:

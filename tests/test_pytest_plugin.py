@@ -12,6 +12,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from dlc.config import find
+from dlc.gate import testing
 from tests.cli.conftest import RECIPE, classifier, examples
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +36,8 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "test_models.py").write_text(TEST.format(source="recipe.toml"))
     code, out = run(folder, "--dlc-update-baseline", "--basetemp", str(folder / "scratch"))
     assert code == 0, out
-    shutil.copytree(folder / "scratch" / "dlc" / "fp32-int8" / "centres", folder / "artifact")
+    [made] = (folder / "scratch" / "dlc").glob("*/fp32-int8/centres")
+    shutil.copytree(made, folder / "artifact")
     (folder / "test_models.py").write_text(TEST.format(source="artifact"))
     (folder / "dlc.toml").write_text('[models.centres]\nrecipe = "recipe.toml"\n')
     return folder
@@ -61,13 +64,29 @@ def run(folder: Path, *options: str) -> tuple[int, str]:
 
 
 def test_baselines_are_written_where_they_are_looked_for(compiled: Path) -> None:
-    assert (compiled / "baselines" / "centres.json").is_file()
+    assert [p.name for p in (compiled / "baselines").iterdir()] == ["centres-int8.json"]
 
 
 def test_what_did_not_change_does_not_fail(repository: Path) -> None:
     code, out = run(repository)
     assert code == 0, out
     assert "1 passed" in out or "latency since baseline" in out  # a busy machine makes it inconclusive: skipped
+
+
+def test_two_sources_of_one_name_are_two_artifacts(
+    compiled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLC_CACHE_DIR", str(tmp_path / "cache"))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        shutil.copy(compiled / "recipe.toml", tmp_path / name)
+        shutil.copy(compiled / "centres.onnx", tmp_path / name)
+        for data in compiled.glob("*.npz"):
+            shutil.copy(data, tmp_path / name)
+    made = [testing.artifact_of(f"{name}/recipe.toml", "int8", tmp_path, tmp_path / "scratch", find(start=tmp_path))
+            for name in ("a", "b", "a")]  # fmt: skip
+    paths = [artifact.path for artifact, _ in made]
+    assert paths[0] == paths[2] != paths[1]
 
 
 def test_without_a_baseline_the_way_out_is_named(repository: Path) -> None:

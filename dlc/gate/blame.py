@@ -17,13 +17,22 @@ from dlc.manifest import Record
 KINDS: tuple[Kind, ...] = ("shape", "data", "quantization", "compiler", "source", "runtime", "machine")
 """The more particular cause first: truncated inputs are other data, too."""
 IN_FILES: tuple[Kind, ...] = ("source", "compiler", "quantization")
+SPEED: tuple[Kind, ...] = ("quantization", "compiler", "source", "runtime", "machine")
 EXPLAINS: dict[str, tuple[Kind, ...]] = {
-    "accuracy": KINDS,
-    "outputs": KINDS,
-    "speed": ("quantization", "compiler", "source", "runtime", "machine"),
-    "size": IN_FILES,
-    "memory": (*IN_FILES, "runtime", "machine"),
+    "accuracy": KINDS, "determinism": KINDS, "latency": SPEED, "throughput": SPEED, "size": IN_FILES,
+    "peak": (*IN_FILES, "runtime", "machine"),
+}  # fmt: skip
+"""What can move a number since the baseline, by the first word of its gate."""
+BESIDE: dict[str, tuple[Kind, str]] = {
+    "accuracy": ("quantization", "measured beside FP32, on the same data and runtime"),
+    "agreement": ("quantization", "measured beside FP32, on the same data and runtime"),
+    "outputs": ("quantization", "measured beside FP32, on the same data and runtime"),
+    "latency": ("compiler", "measured beside FP32, in the same run"),
+    "size": ("compiler", "measured beside FP32, in the same run"),
+    "built": ("compiler", "the compile did not write it, whatever it measures"),
+    "places": ("compiler", "counted when it was compiled, whatever it measures"),
 }
+"""What is to blame where no earlier number is needed, and the evidence, by the first word of the gate."""
 WORDS: dict[Kind, str] = {
     "quantization": "quantization", "compiler": "compiler change", "source": "source change",
     "runtime": "runtime version", "data": "preprocessing or data drift", "shape": "serving shape or truncation",
@@ -33,13 +42,19 @@ NEXT: dict[Kind, str] = {
     "quantization": "dlc compare the fp32 and {variant} models with --layers: the first layer that diverges "
     "belongs in FP32; the variant mixed finds such layers by itself",
     "compiler": "dlc debug bisect SOURCE names the pass and the site; with the earlier versions the gate must hold",
-    "source": "the weights or the graph are other ones; if that is meant, accept them with --update-baseline",
+    "source": "look at its weights and its graph; if other ones are meant, accept them with --update-baseline",
     "runtime": "pin the earlier runtime: if the gate then holds, report it upstream; if not, look at the next cause",
     "data": "feed the earlier data: if the gate then holds, look at what prepares the data; if the data are meant, "
     "accept them with --update-baseline",
     "shape": "compare the lengths that are fed with those in training: a limit on length, a padding or a crop changed",
     "machine": "run it again on a quiet machine of the recorded kind; nothing else differs from the baseline",
 }  # fmt: skip
+NEXT_OF = {
+    "built": "dlc compile SOURCE --variants {variant} builds it, or says why not; if it is meant to go, accept that "
+    "with --update-baseline",
+    "places": "the line says what stood in the way there; if fewer are meant, state them as expect_fusions",
+}
+"""In the place of the class's, by the first word of the gate."""
 
 
 class Blame(Record, frozen=True, kw_only=True):
@@ -69,7 +84,7 @@ def blame(
     reference = line.variant == now.reference
     same_files = mine is not None and then is not None and mine.files == then.files
     alone = not reference and _reference_holds(line, lines, now)
-    kinds = EXPLAINS[_topic(line.gate)]
+    kinds = EXPLAINS[_word(line)]
     suspects = [c for c in found if c.kind in kinds and c.variant in (None, line.variant)]
     reasons = []
     if same_files:
@@ -93,25 +108,27 @@ def blame(
 
 def _by_itself(line: Line, now: Observation) -> Blame:
     """Classify a gate against FP32, or against what the manifest states; there is no earlier run to look at."""
+    here, then = now.measured_on, now.compiled_on
     if line.gate == "stated accuracy":
-        other = now.data is not None and now.data.sha256 != now.stated_data
-        if other:
+        if now.data is not None and now.data.sha256 != now.stated_data:
             return _blame(line, "data", "the files are those that were compiled, the data are not", [])
-        here, then = now.measured_on, now.compiled_on
         if here != then:
             kind: Kind = "runtime" if here.runtime != then.runtime else "machine"
             return _blame(line, kind, "the files and the data are those of the compile", [])
         return _blame(line, "machine", "the files, the data and the runtime are those of the compile", [])
     if line.gate == "golden vectors":
-        kind = "runtime" if now.measured_on.runtime != now.compiled_on.runtime else "machine"
+        kind = "runtime" if here.runtime != then.runtime else "machine"
         return _blame(line, kind, "the files are those that were compiled", [])
-    if _topic(line.gate) in ("accuracy", "outputs"):
-        return _blame(line, "quantization", "measured beside FP32, on the same data and runtime", [])
-    return _blame(line, "compiler", "measured beside FP32, in the same run", [])
+    if line.gate == "outputs" and line.variant == now.reference:
+        kind = "runtime" if here.runtime != then.runtime else "source"
+        runs = "another runtime than the compile's runs it" if kind == "runtime" else "the compile's runtime runs it"
+        return _blame(line, kind, f"nothing of the reference is quantized, and {runs}", [])
+    kind, because = BESIDE[_word(line)]
+    return _blame(line, kind, because, [])
 
 
 def _blame(line: Line, kind: Kind, because: str, suspects: list[str]) -> Blame:
-    what = NEXT[kind].format(variant=line.variant)
+    what = NEXT_OF.get(_word(line), NEXT[kind]).format(variant=line.variant)
     return Blame(gate=line.name, kind=kind, because=because, suspects=tuple(dict.fromkeys(suspects)), next=what)
 
 
@@ -120,6 +137,6 @@ def _reference_holds(line: Line, lines: Sequence[Line], now: Observation) -> boo
     return any(o.variant == now.reference and o.gate == line.gate and o.status == "pass" for o in lines)
 
 
-def _topic(gate: str) -> str:
-    words = {"latency": "speed", "throughput": "speed", "size": "size", "peak": "memory", "outputs": "outputs"}
-    return words.get(gate.partition(" ")[0], "accuracy")
+def _word(line: Line) -> str:
+    """Return what the tables have a gate by; one that they do not have is a bug, and a KeyError."""
+    return line.gate.partition(" ")[0]

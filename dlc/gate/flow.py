@@ -65,6 +65,7 @@ def gate(
     found = observe(artifacts, recipe, how, progress)
     now, before = found[0], found[1] if earlier is not None else before
     if against is not None and before is not None:
+        before = before.only(how.variants)  # what is not judged is not missed
         baseline.check(against, before, now)
     metric, same = recipe.metric if recipe is not None else None, earlier is not None
     lines = judge(now, before, limits, metric, same=same)
@@ -72,8 +73,8 @@ def gate(
         again = retimed(artifacts, found, how, progress)
         second = judge(again[0], again[1] if same else before, limits, metric, same=same)
         pooled = [pool(a, b) for a, b in zip(found, again, strict=True)]
-        both = judge(pooled[0], pooled[1] if same else before, limits, metric, same=same)
-        lines = confirmed(lines, second, both)
+        now, before = pooled[0], pooled[1] if same else before
+        lines = confirmed(lines, second, judge(now, before, limits, metric, same=same))
     since = changes(before, now) if before is not None else []
     blames = [b for line in lines if (b := blame(line, lines, now, before, since)) is not None]
     written = against if update and against is not None and exit_code(lines) != 1 else None

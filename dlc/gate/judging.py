@@ -46,7 +46,10 @@ def confirmed(first: Sequence[Line], second: Sequence[Line], pooled: Sequence[Li
 
 
 def pool(first: Observation, second: Observation) -> Observation:
-    """Put the sittings of two measurements of one artifact together."""
+    """Put the sittings of two measurements of one artifact together; percentiles and rates stay the first's.
+
+    The reference's latency is the middle of the two; the machine was as busy as in the busier.
+    """
     variants = []
     for one, other in zip(first.variants, second.variants, strict=True):
         logs = (*one.timing.logs, *other.timing.logs)
@@ -55,7 +58,10 @@ def pool(first: Observation, second: Observation) -> Observation:
             throughput=(*one.timing.throughput, *other.timing.throughput),
         )  # fmt: skip
         variants.append(msgspec.structs.replace(one, timing=timing))
-    return msgspec.structs.replace(first, again=(*first.again, *second.again), variants=tuple(variants))
+    return msgspec.structs.replace(
+        first, again=(*first.again, *second.again), away=max(first.away, second.away),
+        reference_ms=(first.reference_ms + second.reference_ms) / 2, variants=tuple(variants),
+    )  # fmt: skip
 
 
 def _confirmed(line: Line, again: Line, both: Line) -> Line:

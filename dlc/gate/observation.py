@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Self
 
+import msgspec
 import numpy as np
 
 from dlc.manifest import Agreement, Estimate, ExpectationRecord, Interfaces, Record, Size, SourceRecord, TargetRecord
@@ -148,3 +149,10 @@ class Observation(Record, frozen=True, kw_only=True):
     def variant(self, precision: str) -> VariantSeen | None:
         """Return one variant, None where there is none."""
         return next((v for v in self.variants if v.precision == precision), None)
+
+    def only(self, precisions: Collection[str] | None) -> Self:
+        """Return it with these variants and the reference alone; None: as it is."""
+        if precisions is None:
+            return self
+        kept = tuple(v for v in self.variants if v.precision in (self.reference, *precisions))
+        return msgspec.structs.replace(self, variants=kept)

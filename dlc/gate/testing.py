@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -27,7 +28,7 @@ def gate_source(
         name, config, recipe_file=recipe, artifact=artifact.path, baseline=root / baseline if baseline else None,
         variants=variant,
     )  # fmt: skip
-    against = chosen.baseline or root / "baselines" / f"{name}.json"
+    against = chosen.baseline or root / "baselines" / f"{'-'.join([name, *([variant] if variant else [])])}.json"
     return gate(artifact, chosen.recipe, chosen.limits, chosen.how, against=against, update=update)
 
 
@@ -35,7 +36,7 @@ def artifact_of(
     source: str, variant: str | None, root: Path, scratch: Path, config: Config
 ) -> tuple[Artifact, str | None]:
     """Load an artifact, or compile a source with the reference and the variant; also return the recipe to gate by."""
-    spec = str(root / source) if (root / source).exists() and source not in ZOO else source
+    spec = str((root / source).resolve()) if (root / source).exists() and source not in ZOO else source
     if (Path(spec) / MANIFEST).is_file():
         return Artifact.load(spec), None
     from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
@@ -45,7 +46,7 @@ def artifact_of(
 
     recipe = load_recipe(spec)
     wanted = tuple(dict.fromkeys(["fp32", *([variant] if variant else recipe.variants)]))
-    out = scratch / "-".join(wanted)
+    out = scratch / hashlib.sha256(spec.encode()).hexdigest()[:16] / "-".join(wanted)  # recipes may share a name
     if (out / recipe.name / MANIFEST).is_file():
         return Artifact.load(out / recipe.name), spec
     stated = config.target(recipe.name)

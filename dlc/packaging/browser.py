@@ -69,10 +69,13 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class Site:
-    """A folder on a server. ``isolated``: with the headers that threads need. ``offline``: it answers no GET."""
+    """A folder on a server, of a package of a variant.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    ``isolated``: with the headers that threads need. ``offline``: it answers no GET.
+    """
+
+    def __init__(self, folder: Path, variant: str) -> None:
+        self.folder, self.variant = folder, variant
         self.isolated = self.offline = False
         self.reports: queue.Queue[bytes] = queue.Queue()
 
@@ -94,14 +97,14 @@ def find_browser() -> str:
     return find("chromium", "chromium-browser", "google-chrome")
 
 
-def visit(folder: Path) -> list[Proof]:
+def visit(folder: Path, variant: str) -> list[Proof]:
     """Return three proofs: one thread without isolation, several threads with it, and a visit without the server.
 
     The first alone, if it fails.
     CapabilityError if no Chromium is installed.
     """
     chromium = find_browser()
-    site = Site(folder)
+    site = Site(folder, variant)
     with site.served() as address, tempfile.TemporaryDirectory(prefix="dlc-", ignore_cleanup_errors=True) as profile:
         one = _open(site, chromium, profile, f"{address}{WARM[1:]}?report=1", "Chromium")
         if not one.ok:
@@ -119,7 +122,7 @@ def _open(site: Site, chromium: str, profile: str, address: str, subject: str) -
     command = [chromium, *FLAGS, *sandbox, f"--user-data-dir={profile}", address]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
     try:
-        return _proof(subject, site.reports.get(timeout=SECONDS))
+        return _proof(subject, site.variant, site.reports.get(timeout=SECONDS))
     except queue.Empty:
         ended = process.poll()
         how = f"Chromium ended with exit code {ended}" if ended is not None else f"the page said nothing in {SECONDS} s"
@@ -133,9 +136,9 @@ def _open(site: Site, chromium: str, profile: str, address: str, subject: str) -
             process.wait()
 
 
-def _proof(subject: str, report: bytes) -> Proof:
+def _proof(subject: str, variant: str, report: bytes) -> Proof:
     try:
-        return judge(subject, msgspec.json.decode(report, type=Answer))
+        return judge(subject, variant, msgspec.json.decode(report, type=Answer))
     except msgspec.DecodeError:
         said = msgspec.json.decode(report, type=dict[str, Any]).get("failed", "an answer that is none")
         return Proof(subject, ok=False, detail=f"does not run: {said}")

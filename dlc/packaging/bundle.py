@@ -33,7 +33,8 @@ def bundle(
 ) -> Packaged:  # fmt: skip
     """Package, prove, sign and zip; nothing is left if a check fails."""
     private = signing.load_private(key) if key else None
-    path = destination(out, sources[0], form_name).with_suffix(".zip")
+    place = destination(out, sources[0], form_name)
+    path = place.with_name(f"{place.name}.zip")  # a model's name may hold dots
     if path.exists() and not (overwrite and is_bundle(path)):
         raise ArtifactError(f"{path} exists; choose another folder with -o, or replace it with --overwrite")
     with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
@@ -46,7 +47,7 @@ def bundle(
             (made.path / SIGNATURE).write_bytes(signing.sign(private, record.encode(package)))
             made = replace(made, package=package)
         with _written(path) as partial:
-            archive.pack(Path(scratch) / destination(out, sources[0], form_name).name, partial)
+            archive.pack(Path(scratch) / place.name, partial)
     return replace(made, path=path, bytes=path.stat().st_size)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dlc.errors import Unsupported
-from dlc.packaging import golden
+from dlc.packaging import golden, record
 from dlc.packaging.chain import chain
 from dlc.packaging.form import Form, Proof
 from dlc.packaging.programs import find, last_words, prove, run
@@ -69,7 +69,7 @@ class CForm(Form):
             built = configured if configured.returncode else run([cmake, "--build", build], folder)
             if built.returncode:
                 return [Proof("gcc", ok=False, detail=f"does not build: {last_words(built)}")]
-            return [prove("C program", [Path(build) / "selftest", folder], folder)]
+            return [prove("C program", record.read(folder).variant, [Path(build) / "selftest", folder], folder)]
 
 
 def entries(config: SessionConfig) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dlc import __version__
 from dlc.artifact import staging
-from dlc.errors import UserError
+from dlc.errors import Unsupported, UserError
 from dlc.lookup import load
 from dlc.packaging import FORMS, record, texts
 from dlc.packaging.chain import chain
@@ -56,6 +56,7 @@ def compose(
     if len(sources) > 1 and not form.takes_fallbacks:
         takers = ", ".join(name for name, path in FORMS.items() if load(path).takes_fallbacks)
         raise UserError(f"--fallback: the form {form_name} holds one variant; those that hold several: {takers}")
+    _check_providers(sources, form)
     if licence is not None and not licence.is_file():
         raise UserError(f"--licence {licence}: there is no such file")
     if check:
@@ -71,6 +72,16 @@ def compose(
     except _FailedProofError as error:
         return replace(error.made, path=None)
     return made
+
+
+def _check_providers(sources: Sequence[Source], form: Form) -> None:
+    for source in sources:
+        if (provider := source.session.provider) not in form.providers:
+            takers = ", ".join(name for name, path in FORMS.items() if provider in load(path).providers)
+            raise Unsupported(
+                f"{source.folder} is for {provider}, and the form {form.name} runs on {', '.join(form.providers)} "
+                f"alone: package it as {takers}, or compile it for that"
+            )
 
 
 def _require(made: Packaged) -> None:

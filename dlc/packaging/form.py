@@ -56,6 +56,8 @@ class Form(ABC):
     name: ClassVar[str]
     takes_fallbacks: ClassVar[bool] = False
     """Whether the folder holds the models of the whole chain, and its program chooses among them."""
+    providers: ClassVar[tuple[str, ...]] = ("cpu",)
+    """Where its program can run a model."""
     includes_runtime: ClassVar[bool] = False
     """Whether files of the runtime are in the folder, so that it is all that the target needs."""
 
@@ -64,8 +66,8 @@ class Form(ABC):
 
         That is the installed onnxruntime. CapabilityError if the runtime is not to be had here.
         """
-        _, version = runtime_distribution()
-        return Runtime(name="onnxruntime", version=version, registry="pypi")
+        name, version = runtime_distribution()
+        return Runtime(name=name, version=version, registry="pypi")
 
     def require(self) -> None:
         """Raise CapabilityError, which says what to install, if the check needs a tool that is missing here.
@@ -85,14 +87,18 @@ class Form(ABC):
         """Run the package where it belongs, without writing into it."""
 
 
-def judge(subject: str, answer: Answer) -> Proof:
-    """Hold an answer against its bound."""
+def judge(subject: str, variant: str, answer: Answer) -> Proof:
+    """Hold an answer about a variant against its bound."""
+    if answer.variant != variant:
+        return Proof(subject, ok=False, detail=f"{answer.variant!r} was replayed, not {variant!r}", answer=answer)
     if not answer.alone:
         return Proof(
             subject, ok=False, detail="dlc or torch was loaded: the package does not stand alone", answer=answer
         )
     if not answer.vectors:
         return Proof(subject, ok=False, detail="there is no golden vector to replay", answer=answer)
+    if not answer.errors:
+        return Proof(subject, ok=False, detail="no output was compared", answer=answer)
     if answer.worst > answer.bound:
         worst = max(answer.errors, key=lambda name: _number(answer.errors[name]))
         detail = f"output {worst!r} differs by {answer.worst:.3g}, more than {answer.bound:.3g}"

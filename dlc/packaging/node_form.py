@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dlc.packaging import golden
+from dlc.packaging import golden, record
 from dlc.packaging.c_form import entries
 from dlc.packaging.chain import chain
 from dlc.packaging.form import Form, Proof
@@ -26,6 +26,7 @@ class NodeForm(Form):
     """A folder that ``npm install`` takes."""
 
     name: ClassVar[str] = "node"
+    providers: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
     def runtime(self) -> Runtime:
         """Return the pinned onnxruntime-node."""
@@ -54,7 +55,8 @@ class NodeForm(Form):
         """Run the package's test in Node.js."""
         node = find("node", "nodejs")
         packages = modules("onnxruntime-node", "onnxruntime-common")
-        return [prove("Node.js", [node, "test.js"], folder, {"NODE_PATH": str(packages)})]
+        variant = record.read(folder).variant
+        return [prove("Node.js", variant, [node, "test.js"], folder, {"NODE_PATH": str(packages)})]
 
 
 def session_options(config: SessionConfig) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import msgspec
 
 from dlc.errors import ModelError, Unsupported
-from dlc.packaging import golden
+from dlc.packaging import golden, record
 from dlc.packaging.chain import PROVIDERS
 from dlc.packaging.form import Form, Proof
 from dlc.packaging.limits import explain
@@ -50,7 +50,8 @@ class OrtForm(Form):
     def check(self, folder: Path) -> list[Proof]:
         """Replay in onnxruntime; then profile a run, and compare what ran with what the configuration lists."""
         with environment() as variables:
-            replayed = prove("Python without dlc", [*PYTHON, "proof.py"], folder, variables)
+            variant = record.read(folder).variant
+            replayed = prove("Python without dlc", variant, [*PYTHON, "proof.py"], folder, variables)
             child = run([*PYTHON, "proof.py", "--operators"], folder, variables)
         if child.returncode:
             return [replayed, Proof("operators", ok=False, detail=last_words(child))]

@@ -78,12 +78,17 @@ class Registry:
     def _push(self, folder: Path) -> tuple[str, str]:
         package, text = record.read(folder), (folder / RECORD).read_bytes()
         model, digest = _checked(package.model), hashlib.sha256(text).hexdigest()
+        _folder(model, package)  # what cannot be pulled is not pushed
         for name, file in package.files.items():
             self._add_object((folder / name).read_bytes(), file)
         if (folder / SIGNATURE).is_file():
-            self.store.create(f"signatures/{model}/{digest}", (folder / SIGNATURE).read_bytes())
-        self.store.create(f"versions/{model}/{digest}.json", text)
+            self._add(_signature(model, digest), (folder / SIGNATURE).read_bytes())
+        self._add(f"versions/{model}/{digest}.json", text)
         return model, digest
+
+    def _add(self, name: str, data: bytes) -> None:
+        if not self.store.create(name, data) and self.store.read(name) != data:
+            raise ArtifactError(f"{self.store.address}/{name} holds other bytes: remove it, and push again")
 
     def _add_object(self, data: bytes, file: record.File) -> None:
         name = _object(file.sha256)
@@ -136,20 +141,27 @@ class Registry:
         return self.store.names(f"tags/{model}")
 
     def move(self, model: str, tag: str, number: int | None = None) -> tuple[int, Move]:
-        """Return the last move of a tag, or one of a number, and that number; UserError if the tag never moved."""
+        """Return the last move of a tag, or one of a number, and that number; UserError if the tag never moved.
+
+        ArtifactError if the move is missing or damaged.
+        """
         folder = f"tags/{model}/{tag}"
         if number is None:
             names = self.store.names(folder)
             if not names:
                 raise UserError(f"{model} has no tag {tag!r}; it has {', '.join(self.tags(model)) or 'none'}")
-            number = int(names[-1].removesuffix(".json"))
-        return number, msgspec.json.decode(self.store.read(f"{folder}/{number:08}.json"), type=Move)
+            number = _number(names[-1])
+        name = f"{folder}/{number:08}.json"
+        try:
+            return number, msgspec.json.decode(self.store.read(name), type=Move)
+        except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ArtifactError(f"{self.store.address}/{name} is damaged: {error}") from error
 
     def tag(self, model: str, reference: str, tag: str) -> str:
         """Move a tag to a version, and return it; UserError if another writer moved it at the same time."""
         version = self.resolve(model, reference)
         names = self.store.names(f"tags/{model}/{_checked(tag)}")
-        last = int(names[-1].removesuffix(".json")) if names else 0
+        last = _number(names[-1]) if names else 0
         self._append(model, tag, last, Move(version=version, back=last or None))
         return version
 
@@ -174,7 +186,7 @@ class Registry:
         """Write a version as a package folder into ``out``; ArtifactError if a file of it is missing or damaged."""
         digest = self.resolve(model, reference)
         package = self.package(model, digest)
-        place = out / f"{model}-{package.variant}-{package.form}"
+        place = out / _folder(model, package)
         with staging(place, overwrite=overwrite, marker=RECORD) as folder:
             for name, file in package.files.items():
                 target = folder / name
@@ -182,7 +194,7 @@ class Registry:
                     raise ArtifactError(f"version {digest[:SHORT]} of {model} names {name!r}, which leaves the folder")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_bytes(self._object(file.sha256))
-            signature = f"signatures/{model}/{digest}"
+            signature = _signature(model, digest)
             if self.store.size(signature) is not None:
                 (folder / SIGNATURE).write_bytes(self.store.read(signature))
             (folder / RECORD).write_bytes(self._record(model, digest))
@@ -199,7 +211,7 @@ class Registry:
 
     def faults(self) -> Iterator[str]:
         """Read everything that versions and tags lead to; yield a line for each thing that is missing or damaged."""
-        for model in self.models():
+        for model in sorted({*self.models(), *self.store.names("tags")}):
             for name in self.store.names(f"versions/{model}"):
                 yield from self._version_faults(model, name.removesuffix(".json"))
             for tag in self.tags(model):
@@ -208,11 +220,14 @@ class Registry:
 
     def _version_faults(self, model: str, digest: str) -> Iterator[str]:
         try:
-            files = self.package(model, digest).files
+            package = self.package(model, digest)
         except ArtifactError as error:
             yield str(error)
             return
-        for file in files.values():
+        if (package.signer is not None) != (self.store.size(_signature(model, digest)) is not None):
+            found = "its signature is missing: push the package again" if package.signer else "it has no signer"
+            yield f"{model} {digest[:SHORT]}: {self.store.address}/{_signature(model, digest)}: {found}"
+        for file in package.files.values():
             try:
                 self._object(file.sha256)
             except ArtifactError as error:
@@ -220,9 +235,9 @@ class Registry:
 
     def _move_faults(self, model: str, tag: str, name: str) -> Iterator[str]:
         try:
-            _, move = self.move(model, tag, int(name.removesuffix(".json")))
-        except (ValueError, FileNotFoundError, msgspec.DecodeError) as error:
-            yield f"tag {tag!r} of {model}: move {name} is damaged: {error}"
+            _, move = self.move(model, tag, _number(name))
+        except ArtifactError as error:
+            yield f"tag {tag!r} of {model}: {error}"
             return
         if self.store.size(f"versions/{model}/{move.version}.json") is None:
             yield f"tag {tag!r} of {model}: move {name} leads to {move.version[:SHORT]}, which is no version"
@@ -253,6 +268,21 @@ def _object(digest: str) -> str:
     if HASH.fullmatch(digest) is None:
         raise ArtifactError(f"{digest!r} is no SHA-256")
     return f"objects/{digest[:2]}/{digest}"
+
+
+def _signature(model: str, digest: str) -> str:
+    return f"signatures/{model}/{digest}"
+
+
+def _number(name: str) -> int:
+    try:
+        return int(name.removesuffix(".json"))
+    except ValueError as error:
+        raise ArtifactError(f"{name!r} is no move of a tag: remove it") from error
+
+
+def _folder(model: str, package: Package) -> str:
+    return f"{model}-{_checked(package.variant)}-{_checked(package.form)}"
 
 
 def _checked(name: str) -> str:

@@ -16,7 +16,7 @@ from dlc.packaging.source import Source
 
 TEMPLATES = Path(__file__).parent / "templates"
 NOTICES, SBOM = "NOTICES.md", "sbom.cdx.json"
-LICENCES = {"onnxruntime": "MIT", "onnxruntime-web": "MIT", "onnxruntime-node": "MIT", "numpy": "BSD-3-Clause"}
+LICENCES = dict.fromkeys(("onnxruntime", "onnxruntime-gpu", "onnxruntime-web", "onnxruntime-node"), "MIT")
 """SPDX identifiers of what packages run on."""
 
 

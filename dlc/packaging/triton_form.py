@@ -38,6 +38,7 @@ class TritonForm(Form):
     """A model repository of one model."""
 
     name: ClassVar[str] = "triton"
+    providers: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
         """Write the repository, with warm-up data from the golden vectors."""

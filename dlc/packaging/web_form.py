@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from dlc.artifact import MODEL
 from dlc.errors import Unsupported
-from dlc.packaging import golden
+from dlc.packaging import golden, record
 from dlc.packaging.browser import find_browser, visit
 from dlc.packaging.form import Form, Proof
 from dlc.packaging.limits import check_limits
@@ -67,7 +67,7 @@ class WebForm(Form):
 
     def check(self, folder: Path) -> list[Proof]:
         """Open the page in Chromium: with one thread, with several, and from its cache while the server is gone."""
-        return visit(folder)
+        return visit(folder, record.read(folder).variant)
 
 
 def _write_runtime(folder: Path) -> None:

@@ -101,6 +101,12 @@ def test_a_baseline_is_written_and_then_held(gate: Callable[..., Ran], here: Pat
     assert (here / "out" / "h.svg").is_file()
 
 
+def test_a_variant_that_was_not_asked_for_is_not_missed(gate: Callable[..., Ran]) -> None:
+    found = statuses(gate("--baseline", "b.json", "--variants", "fp32", "--format", "json"))
+    assert held(found)
+    assert not any(name.startswith("int8/") for name in found)
+
+
 def test_an_earlier_artifact_as_the_baseline_is_timed_in_turns(gate: Callable[..., Ran], here: Path) -> None:
     shutil.copytree(here / "build" / "centres", here / "earlier")
     found = statuses(gate("--baseline", "earlier", "--format", "json"))

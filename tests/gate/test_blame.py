@@ -11,9 +11,10 @@ from dlc.gate.blame import Blame, blame
 from dlc.gate.changes import Change, changes
 from dlc.gate.judging import judge
 from dlc.gate.limits import Limits
+from dlc.gate.lines import Line
 from dlc.gate.observation import DataSeen, Observation, PassSeen
 from dlc.harness.accuracy import METRICS
-from dlc.manifest import SourceRecord, TargetRecord
+from dlc.manifest import ExpectationRecord, SourceRecord, TargetRecord
 from tests.gate.example import TARGET, observation, score, timing
 
 FILES = {"files": {"model.onnx": "other"}}
@@ -121,6 +122,37 @@ def test_an_unrecorded_change_of_the_files() -> None:
 
 def test_without_a_baseline_fp32_is_the_witness() -> None:
     assert blamed(observation(int8={"score": score(90)}), None, "int8/accuracy").kind == "quantization"
+
+
+def test_what_the_compile_did_not_write_is_its_own() -> None:
+    both = observation()
+    alone = msgspec.structs.replace(both, variants=both.variants[:1])
+    found = blamed(alone, both, "int8/built")
+    assert found.kind == "compiler"
+    assert "dlc compile SOURCE --variants int8" in found.next
+    hit = ExpectationRecord(rewrite="fuse-attention", expected=6, found=4, there=0, applied=4, reasons=())
+    found = blamed(observation(fusions=(hit,)), None, "fp32/places of fuse-attention")
+    assert found.kind == "compiler"
+    assert "expect_fusions" in found.next
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"), [({}, "source"), ({"measured_on": machine(runtime="onnxruntime 1.33.0")}, "runtime")]
+)
+def test_a_fault_of_the_reference_is_not_one_of_quantization(changed: dict[str, Any], kind: str) -> None:
+    fault: dict[str, Any] = {"fault": "output 'y' holds NaN", "score": None}
+    assert blamed(observation(fp32=fault, **changed), None, "fp32/outputs").kind == kind
+    assert (
+        blamed(observation(int8={**fault, "agreement": None}, **changed), None, "int8/outputs").kind == "quantization"
+    )
+
+
+def test_a_gate_that_is_in_no_table_is_not_guessed_at() -> None:
+    unheard = Line(variant="int8", gate="beauty since baseline", status="fail", reason="")
+    with pytest.raises(KeyError, match="beauty"):
+        blame(unheard, [unheard], observation(), observation(), [])
+    with pytest.raises(KeyError, match="beauty"):
+        blame(unheard, [unheard], observation(), None, [])
 
 
 @pytest.mark.parametrize(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import numpy as np
 import pytest
 
 from dlc.errors import RecipeError
+from dlc.gate import baseline, flow
 from dlc.gate.judging import confirmed, judge, pool, slow_or_unsure
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line, corrected, exit_code, status
 from dlc.gate.observation import DataSeen, Observation, Rows, Score
+from dlc.gate.timing import How
 from dlc.harness.accuracy import METRICS
 from dlc.manifest import Estimate, ExpectationRecord, Status
 from dlc.recipe import Gates
 from dlc.types import Floats
-from tests.gate.example import QUIET, TARGET, observation, score, timing
+from tests.gate.example import QUIET, TARGET, observation, score, timing, variant
+
+if TYPE_CHECKING:
+    from dlc.artifact import Artifact
 
 TOP1 = METRICS["top1"]
 OTHER_DATA = DataSeen(name="test", sha256="e" * 64, examples=1000, sizes={"batch": (40, 64)})
@@ -268,6 +274,14 @@ def test_a_variant_that_is_gone_fails_and_a_new_one_is_remarked() -> None:
     assert line("int8/built", judged(both, alone)).status is None
 
 
+def test_a_baseline_is_cut_to_what_is_judged() -> None:
+    both = observation()
+    more = msgspec.structs.replace(both, variants=(*both.variants, variant("fp16", 0.8)))
+    assert line("fp16/built", judged(both, more)).status == "fail"
+    assert [v.precision for v in more.only(("int8",)).variants] == ["fp32", "int8"]
+    assert more.only(None) is more
+
+
 def test_expected_places_hold() -> None:
     hit = ExpectationRecord(rewrite="fuse-attention", expected=6, found=4, there=0, applied=4, reasons=())
     lines = judged(observation(fusions=(hit,)))
@@ -298,6 +312,27 @@ def test_a_slow_first_measurement_is_not_enough() -> None:
     assert found.reason.endswith("two measurements")
     again = confirmed(first, judged(slow, before), judged(pool(slow, slow), before))
     assert line("int8/latency since baseline", again).status == "fail"
+
+
+def test_a_pool_holds_both_measurements() -> None:
+    both = pool(observation(away=0.2, reference_ms=1.0), observation(away=0.0, reference_ms=1.5))
+    assert (both.away, both.reference_ms) == (0.2, 1.25)
+    assert len(both.again) == len(both.variants[1].timing.logs) == 2 * len(QUIET)
+
+
+def test_what_is_kept_is_what_was_judged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first look that is slow and a second that is not: history, JSON and baseline hold both."""
+    slow, quick = observation(int8={"timing": timing(0.46)}), observation()
+    monkeypatch.setattr(flow, "observe", lambda *_: [slow])
+    monkeypatch.setattr(flow, "retimed", lambda *_: [quick])
+    limits = Limits(recipe=Gates(max_latency_ratio=0.4))  # of stock, of which fp32 takes 0.9
+    path, artifact = tmp_path / "b.json", cast("Artifact", None)  # only what is replaced here looks at it
+    outcome = flow.gate(artifact, None, limits, How(), against=path, update=True)
+    judged_as = line("int8/latency", outcome.lines)
+    kept = outcome.now.variants[1].timing
+    assert judged_as.reason.endswith("two measurements")
+    assert (kept.logs, kept.ratio.value) == (pool(slow, quick).variants[1].timing.logs, judged_as.value)
+    assert baseline.read(path).variants[1].timing == kept
 
 
 def test_nothing_decided_is_inconclusive() -> None:

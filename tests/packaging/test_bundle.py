@@ -11,8 +11,10 @@ import sys
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from dlc.artifact import MANIFEST, Artifact, seal
 from dlc.errors import ArtifactError
 from dlc.packaging import archive, record, signing
 from dlc.packaging.bundle import bundle, verify
@@ -54,6 +56,15 @@ def test_the_same_artifact_and_key_give_the_same_bytes(compiled: Path, keys: tup
     made = [bundle([source], "onnx", tmp_path / name, key=keys[0], check=False).path for name in ("one", "two")]
     first, second = (path.read_bytes() for path in made if path is not None)
     assert first == second
+
+
+def test_a_name_with_dots_is_kept_whole(artifact: Path, tmp_path: Path) -> None:
+    manifest = Artifact.load(artifact).manifest
+    (artifact / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, name="resnet-v1.5")))
+    seal(artifact)
+    made = bundle([load_source(artifact / "int8")], "onnx", tmp_path / "out", check=False)
+    assert made.path == tmp_path / "out" / "resnet-v1.5-int8-onnx.zip"
+    assert made.path.is_file()
 
 
 def test_the_zip_of_a_folder_is_pinned(tmp_path: Path) -> None:
@@ -155,7 +166,8 @@ def hostile(path: Path, name: str, data: bytes = b"x", mode: int = archive.MODE,
 )
 def test_no_entry_leaves_its_folder(name: str, tmp_path: Path) -> None:
     path = hostile(tmp_path / "x.zip", name)
-    with pytest.raises(ArtifactError, match=r"leaves the folder|is damaged"):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ArtifactError, match="leaves the folder"):
         archive.unpack(path, tmp_path / "in" / "content")
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["x.zip"]
 

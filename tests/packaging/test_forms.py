@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from packaging.requirements import Requirement
 from dlc.artifact import GOLDEN, read_golden, seal, write_golden
 from dlc.lookup import load
 from dlc.packaging import FORMS, npm, record
-from dlc.packaging.compose import compose
+from dlc.packaging.compose import Packaged, compose
 from dlc.packaging.form import Form
 from dlc.packaging.ort_form import listed
 from dlc.packaging.source import load_source
@@ -133,6 +134,35 @@ def test_the_runner_takes_the_first_variant_that_the_machine_can_run(artifact: P
     assert "fp32 needs CUDAExecutionProvider" in child.stderr
 
 
+def with_fallback(artifact: Path, out: Path) -> Packaged:
+    chosen = load_source(artifact / "int8")
+    return compose([chosen, chosen.sibling("fp32")], "onnx", out)
+
+
+def test_every_link_of_the_chain_is_replayed(artifact: Path, out: Path) -> None:
+    made = with_fallback(artifact, out)
+    assert [(p.ok, p.answer.variant if p.answer else None) for p in made.proofs] == [(True, "int8"), (True, "fp32")]
+    other_answers(artifact, "fp32")
+    made = with_fallback(artifact, out.with_name("again"))
+    assert [p.ok for p in made.proofs] == [True, False]
+    assert "differs by" in made.proofs[1].detail
+    assert made.path is None
+
+
+def test_a_link_that_does_not_fit_here_is_left_out_if_another_does(artifact: Path, out: Path) -> None:
+    folder = with_fallback(artifact, out).path
+    assert folder is not None
+    chain = json.loads((folder / "chain.json").read_text())
+    for link, expected in zip(chain, ([True, True], [False, False]), strict=True):
+        link["isa"], link["why"] = ["no_such_isa"], "it is none"
+        (folder / "chain.json").write_text(json.dumps(chain))
+        proofs = load(FORMS["onnx"])().check(folder)
+        assert [p.ok for p in proofs] == expected
+        assert "not replayed here" in proofs[0].detail
+        assert "int8 needs one of no_such_isa" in proofs[0].detail
+    assert "fp32 needs one of no_such_isa" in proofs[1].detail
+
+
 def test_statistics_are_off_by_default_and_hold_sums_alone(artifact: Path, out: Path, tmp_path: Path) -> None:
     folder = as_package(artifact, "onnx", out)
     before = sorted(p.name for p in folder.iterdir())
@@ -171,7 +201,9 @@ def test_statistics_tell_another_distribution_from_the_same_one(artifact: Path, 
     status, moved = drift("moved")
     assert status == 1
     assert moved["psi"] > 0.2
-    assert moved["ks"] == pytest.approx(0.383, abs=0.03)  # 2 Phi(1/2) - 1 between normals one deviation apart
+    # 2 Phi(1/2) - 1 between normals one deviation apart, at the edge 1/2; four deviations of two shares of 8,192 draws.
+    share = NormalDist().cdf(0.5)
+    assert moved["ks"] == pytest.approx(2 * share - 1, abs=4 * (2 * share * (1 - share) / 8192) ** 0.5)
 
 
 def test_ort_lists_the_operators_of_the_graph_as_it_runs(artifact: Path, out: Path) -> None:
@@ -197,6 +229,31 @@ def test_node_declares_types_and_its_one_dependency(artifact: Path, out: Path) -
     package = json.loads((folder / "package.json").read_text())
     assert package["dependencies"] == {"onnxruntime-node": npm.VERSION}
     assert '"x": TypedTensor<"float32">' in (folder / package["types"]).read_text()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_variant_for_a_gpu_is_not_packaged_for_a_cpu(form: str, artifact: Path, cli: Cli) -> None:
+    session = artifact / "int8" / "session.json"
+    session.write_text(session.read_text().replace('"cpu"', '"cuda"'))
+    seal(artifact)
+    ran = cli("package", artifact / "int8", "--as", form, "--no-check")
+    if form in ("ort", "web", "c"):
+        assert ran.code == 2
+        assert f"is for cuda, and the form {form} runs on cpu alone: package it as onnx, node, triton" in ran.err
+    else:
+        assert ran.code == 0, ran.err
+        assert "cuda" in (Path("packages") / f"centres-int8-{form}" / record.RECORD).read_text().lower()
+
+
+def test_the_distribution_that_is_installed_is_on_record(
+    artifact: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlc.packaging.form.runtime_distribution", lambda: ("onnxruntime-gpu", "1.32.0"))
+    folder = compose([load_source(artifact / "int8")], "onnx", out, check=False).path
+    assert folder is not None
+    assert record.read(folder).runtime.name == "onnxruntime-gpu"
+    assert "| onnxruntime-gpu 1.32.0 | MIT |" in (folder / "NOTICES.md").read_text()
+    assert "pkg:pypi/onnxruntime-gpu@1.32.0" in (folder / "sbom.cdx.json").read_text()
 
 
 def test_a_failing_variant_is_refused_and_marked_if_it_is_allowed(artifact: Path, cli: Cli, tmp_path: Path) -> None:

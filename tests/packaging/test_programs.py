@@ -7,14 +7,16 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from dlc.errors import CapabilityError
-from dlc.packaging import npm
+from dlc.packaging import npm, programs
 from dlc.packaging.c_form import library_folder
 from dlc.packaging.form import Answer, judge
 from dlc.packaging.limits import missing_operator
@@ -147,12 +149,33 @@ def answer(**changes: Any) -> Answer:
         ({"errors": {"y": None}}, "output 'y' differs by inf"),
         ({"vectors": 0}, "no golden vector"),
         ({"alone": False}, "dlc or torch was loaded"),
+        ({"errors": {}}, "no output was compared"),
+        ({"variant": "fp32"}, "'fp32' was replayed, not 'int8'"),
     ],
 )
 def test_what_an_answer_is_worth(changes: dict[str, Any], said: str) -> None:
-    proof = judge("x", answer(**changes))
+    proof = judge("x", "int8", answer(**changes))
     assert proof.ok == (not said)
     assert said in proof.detail
+
+
+@pytest.mark.parametrize(
+    ("ending", "said"),
+    [
+        ("", ""),
+        ("sys.exit(1)", "answers, and then fails: exit 1"),
+        ("sys.exit('after all not')", "answers, and then fails: after all not"),
+        ("time.sleep(60)", "does not run: did not end within 1 s"),
+    ],
+)
+def test_an_answer_counts_only_if_its_program_ends_well(
+    ending: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(programs, "SECONDS", 1)
+    text = msgspec.json.encode(answer()).decode()
+    code = f"import sys, time; print({text!r}, flush=True); {ending}"
+    proof = programs.prove("x", "int8", [sys.executable, "-S", "-c", code], tmp_path)
+    assert (proof.ok, proof.detail) == (not said, said)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -12,7 +13,9 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from dlc.errors import ArtifactError, CapabilityError, UserError
@@ -139,6 +142,57 @@ def test_damage_is_found_and_never_handed_out(packages: list[Path], tmp_path: Pa
     assert any("which is no version" in line for line in kept.faults())
 
 
+def signed(package: Path, out: Path, signature: bytes) -> Path:
+    """Copy a package, and state a signer; whether the signature is his only a key would tell."""
+    copy = Path(shutil.copytree(package, out))
+    record.seal(copy, msgspec.structs.replace(record.read(copy), signer="5" * 64))
+    (copy / record.SIGNATURE).write_bytes(signature)
+    return copy
+
+
+def test_another_signature_or_record_of_a_version_is_not_passed_over(packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(signed(packages[0], tmp_path / "garbage", b"garbage"))
+    right = signed(packages[0], tmp_path / "right", b"the right one")
+    path = tmp_path / "registry" / "signatures" / model / digest
+    with pytest.raises(ArtifactError, match=r"signatures/.* holds other bytes: remove it, and push again"):
+        kept.push(right)
+    path.unlink()
+    assert any("its signature is missing" in line for line in kept.faults())
+    kept.push(right)
+    assert (path.read_bytes(), list(kept.faults())) == (b"the right one", [])
+    version = tmp_path / "registry" / "versions" / model / f"{digest}.json"
+    version.write_bytes(b"{}")
+    with pytest.raises(ArtifactError, match=r"versions/.* holds other bytes"):
+        kept.push(right)
+
+
+def test_a_signature_without_a_signer_is_found(packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(packages[0])
+    kept.store.create(f"signatures/{model}/{digest}", b"x")
+    assert [line.rpartition(": ")[2] for line in kept.faults()] == ["it has no signer"]
+
+
+@pytest.mark.parametrize(("name", "content"), [("00000001.json", b"{"), ("x.json", b"{}"), ("00000001.json", b"\xff")])
+def test_a_damaged_move_says_so(name: str, content: bytes, packages: list[Path], tmp_path: Path, cli: Cli) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, _ = kept.push(packages[0])
+    kept.store.create(f"tags/{model}/prod/{name}", content)
+    with pytest.raises(ArtifactError, match=r"is damaged|is no move"):
+        kept.resolve(model, "prod")
+    assert cli("registry", "list", tmp_path / "registry").code == 2
+    assert len(list(kept.faults())) == 1
+
+
+def test_tags_of_a_model_that_is_gone_are_found(packages: list[Path], tmp_path: Path) -> None:
+    kept = Registry(str(tmp_path / "registry"))
+    model, digest = kept.push(packages[0])
+    kept.tag(model, digest, "prod")
+    shutil.rmtree(tmp_path / "registry" / "versions" / model)
+    assert any("which is no version" in line for line in kept.faults())
+
+
 def test_a_damaged_package_is_not_pushed(packages: list[Path], tmp_path: Path) -> None:
     copy = shutil.copytree(packages[0], tmp_path / "copy")
     (copy / "run.py").write_text("")
@@ -232,19 +286,34 @@ def test_writers_that_are_killed_leave_nothing_half_done(packages: list[Path], t
     assert len(kept.versions("centres")) == 2
 
 
-def test_a_hostile_registry_writes_nothing_outside(packages: list[Path], tmp_path: Path) -> None:
-    import hashlib
-
-    import msgspec
-
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"files": {"../../evil": "run.py"}}, "leaves the folder"),
+        ({"variant": "/../../evil"}, "is no name for a registry"),
+        ({"form": "x/../../../evil"}, "is no name for a registry"),
+    ],
+)
+def test_a_hostile_registry_writes_nothing_outside(
+    changed: dict[str, Any], said: str, packages: list[Path], tmp_path: Path
+) -> None:
     kept = Registry(str(tmp_path / "registry"))
     model, digest = kept.push(packages[0])
     package = kept.package(model, digest)
-    hostile = msgspec.structs.replace(package, files={"../../evil": next(iter(package.files.values()))})
-    text = record.encode(hostile)
+    if "files" in changed:
+        changed = {"files": {name: package.files[whose] for name, whose in changed["files"].items()}}
+    text = record.encode(msgspec.structs.replace(package, **changed))
     name = hashlib.sha256(text).hexdigest()
     kept.store.create(f"versions/{model}/{name}.json", text)
-    with pytest.raises(ArtifactError, match="leaves the folder"):
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((ArtifactError, UserError), match=said):
         kept.pull(model, name, tmp_path / "pulled")
-    assert not list((tmp_path / "pulled").iterdir())
-    assert not list(tmp_path.rglob("evil"))
+    assert [p for p in sorted(tmp_path.rglob("*")) if p not in before] in ([], [tmp_path / "pulled"])
+
+
+def test_a_package_whose_variant_is_a_path_is_not_pushed(packages: list[Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(packages[0], tmp_path / "copy")
+    record.seal(copy, msgspec.structs.replace(record.read(copy), variant="/../../evil"))
+    with pytest.raises(UserError, match="is no name for a registry"):
+        Registry(str(tmp_path / "registry")).push(copy)
+    assert not (tmp_path / "registry").exists()

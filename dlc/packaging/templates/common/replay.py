@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def peak() -> int | None:
     return next(int(line.split()[1]) * 1024 for line in status.read_text().splitlines() if line.startswith("VmHWM:"))
 
 
-def prove(open_model: type) -> dict:
+def prove(open_model: Callable) -> dict:
     """Open a model, replay the vectors beside it, and time the first of them."""
     start = time.perf_counter()
     model = open_model()

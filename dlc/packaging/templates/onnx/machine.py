@@ -7,6 +7,10 @@ from pathlib import Path
 CPUINFO = Path("/proc/cpuinfo")
 
 
+class UnfitError(RuntimeError):
+    """No variant fits this machine; says what each one lacks."""
+
+
 def instruction_sets() -> set[str] | None:
     """Return the processor's flags by Linux's names; None if the system does not tell."""
     if CPUINFO.is_file():
@@ -18,7 +22,7 @@ def instruction_sets() -> set[str] | None:
 
 
 def fitting(chain: list, providers: list) -> dict:
-    """Return the first link whose provider and instruction sets are here; RuntimeError says what each one lacks."""
+    """Return the first link whose provider and instruction sets are here; UnfitError says what each one lacks."""
     here, lacking = instruction_sets(), []
     for link in chain:
         if link["provider"] not in providers:
@@ -28,4 +32,4 @@ def fitting(chain: list, providers: list) -> dict:
             lacking.append(f"{link['variant']} needs one of {', '.join(link['isa'])}, {found} ({link['why']})")
         else:
             return link
-    raise RuntimeError(f"no variant of this package fits this machine: {'; '.join(lacking)}")
+    raise UnfitError(f"no variant of this package fits this machine: {'; '.join(lacking)}")

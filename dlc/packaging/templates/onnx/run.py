@@ -12,10 +12,11 @@ LEVELS = {"none": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EX
 
 
 class Model:
-    """One session, of the first variant in ``chain.json`` that this machine can run."""
+    """One session, of the first variant in ``chain.json`` that this machine can run, or of the one that is named."""
 
-    def __init__(self, folder: Path = HERE) -> None:
-        self.link = fitting(json.loads((folder / "chain.json").read_text()), ort.get_available_providers())
+    def __init__(self, folder: Path = HERE, variant: str | None = None) -> None:
+        chain = [link for link in json.loads((folder / "chain.json").read_text()) if variant in (None, link["variant"])]
+        self.link = fitting(chain, ort.get_available_providers())
         self.files = folder / self.link["folder"]
         config = json.loads((self.files / "session.json").read_text())
         options = ort.SessionOptions()
