@@ -198,8 +198,12 @@ with PlannedRunner(chain, [plan]) as runner:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"shapes": {"z": (1000,)}}, "no shape of input 'x'"), ({"arena": 64}, "leaves its arena")],
-    ids=["another model", "an arena too small"],
+    [
+        ({"shapes": {"z": (1000,)}}, "no shape of input 'x'"),
+        ({"arena": 64}, "leaves its arena"),
+        ({"allocations": (Allocation(4000, 1),)}, "is not aligned in it"),
+    ],
+    ids=["another model", "an arena too small", "an offset between lines"],
 )
 def test_a_plan_that_cannot_be_right_is_refused(change: dict[str, object], message: str, chain: ir.Model) -> None:
     plan = replace(planned_for(chain, 1000), **change)  # type: ignore[arg-type]
