@@ -106,14 +106,15 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
         record = with_layers(record, by_closeness(subjects, built, costs.feeds))
         record = widened(record, subjects, options.seed)
+        planning_bugs: list[PassError] = []
         if options.memory_budget is not None:
             progress.stage("meet the memory budget")
-            found_ways = climb(candidates(subjects, built), costs.feeds, options.memory_budget)
+            found_ways = climb(candidates(subjects, built), costs.feeds, options.memory_budget, planning_bugs)
             record = msgspec.structs.replace(record, budget=found_ways)
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)
-    bugs = dict.fromkeys([*base.bugs, *(b.bug for b in builds if b.bug)])
+    bugs = dict.fromkeys([*base.bugs, *(b.bug for b in builds if b.bug), *planning_bugs])
     return Compiled(Artifact.load(out / recipe.name), tuple(bugs))
 
 
