@@ -36,24 +36,27 @@ MAPPED: Mapping[str, str] = {"session.disable_prepacking": "1"}
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A variant's folder, the options it is run with, and the bytes of its weights."""
+    """A variant's folder, and the options it is run with."""
 
     precision: str
     folder: Path
     config: SessionConfig
-    weights: Bytes
 
 
-def climb(candidates: Sequence[Candidate], feeds: Feeds, budget: Bytes, bugs: list[PassError]) -> Budget:
-    """Try every rung until one fits, and write its files into its variant; UserError if no weights fit.
-
-    A pass that breaks a promise fails its rung, and is appended to ``bugs``.
-    """
-    if candidates and budget < (least := min(c.weights for c in candidates)):
+def check_weights(weights: Sequence[Bytes], budget: Bytes) -> None:
+    """UserError if a budget is below the weights of every variant."""
+    if weights and budget < (least := min(weights)):
         raise UserError(
             f"a memory budget of {budget:,} bytes is below the smallest variant's weights, {least:,} bytes: nothing "
             "can meet it; add a smaller precision (--variants int8,int4), or raise the budget"
         )
+
+
+def climb(candidates: Sequence[Candidate], feeds: Feeds, budget: Bytes, bugs: list[PassError]) -> Budget:
+    """Try every rung until one fits, and write its files into its variant.
+
+    A pass that breaks a promise fails its rung, and is appended to ``bugs``.
+    """
     tried: list[Rung] = []
     for candidate in candidates:
         for rung in _rungs(candidate, feeds, budget, bugs):

@@ -23,7 +23,7 @@ from dlc.runtimes.footsteps import Footstep, footsteps, in_planned_order
 from dlc.runtimes.kernels import Prober
 from dlc.runtimes.loaded import load_as_run
 from dlc.runtimes.ort import runtime_version
-from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.session import SessionConfig, check_cpu
 from dlc.runtimes.tensor_types import Types, byte_size, ort_type
 from dlc.types import Bytes, Feeds
 
@@ -54,9 +54,11 @@ def prepare(
 ) -> Prepared:
     """Plan a model for inputs of the shapes of these feeds; ``reorder`` off keeps the order that it has.
 
-    PassError if the model of liveness is more than 1 % from a traced run; Unsupported names a tensor without a size.
+    PassError if the model of liveness is more than 1 % from a traced run; Unsupported names a tensor without a size, or
+    a provider that is not the CPU.
     """
     config = config or SessionConfig()
+    check_cpu(config.provider)
     graph = load_as_run(model, config=config).graph
     name_nodes(graph)
     followed = in_planned_order(config)

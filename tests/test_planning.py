@@ -103,6 +103,11 @@ def test_a_tensor_without_a_size_is_named() -> None:
         prepare(weighted(body, {}), FEEDS, SessionConfig(graph_optimization="none"))
 
 
+def test_other_providers_are_refused() -> None:
+    with pytest.raises(Unsupported, match="planned for the CPU provider, not for cuda; compile with --provider cpu"):
+        prepare(wide(), FEEDS, SessionConfig(provider="cuda"))
+
+
 def test_nodes_get_names_of_their_own() -> None:
     model = wide()
     for node in model.graph:
