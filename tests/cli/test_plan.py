@@ -10,8 +10,9 @@ import pytest
 
 from dlc.artifact import read_session
 from dlc.memory_plan import read
+from dlc.passes.base import weight_bytes
 from dlc.runtimes.ort import session_options
-from tests.cli.conftest import Cli, classifier
+from tests.cli.conftest import CLASSES, Cli, classifier
 
 UNNAMED = """<ir_version: 10, opset_import: ["" : 20]>
 g (float[n, ?] x) => (float[n, ?] y) { y = Neg(x) }"""
@@ -24,11 +25,14 @@ def test_says_where_every_byte_goes(cli: Cli, model: Path) -> None:
         assert words in ran.out
 
 
-def test_the_lines_add_up_to_what_was_measured(cli: Cli, model: Path) -> None:
+def test_the_lines_leave_little_of_what_was_measured(cli: Cli, model: Path) -> None:
+    """What no line accounts for is mostly code that the session is the first to run: no more than all of it."""
     found = msgspec.json.decode(cli("plan", model, "--dim", "batch=4", "--format", "json").out)
     account = found["account"]
-    parts = ("runtime", "private", "mapped", "activations", "outputs", "unaccounted")
-    assert sum(account[p] for p in parts) == account["measured"]
+    assert (account["private"], account["mapped"]) == (weight_bytes(classifier()), 0)
+    assert account["outputs"] == 4 * CLASSES * 4
+    code = next((Path(ort.__file__).parent / "capi").glob("onnxruntime_pybind11_state*")).stat().st_size
+    assert 0 <= account["unaccounted"] <= code
     assert account["needed"] == account["measured"] - account["runtime"]
     [bucket] = found["buckets"]
     assert bucket["proved"]
