@@ -21,7 +21,15 @@ g (float[n, ?] x) => (float[n, ?] y) { y = Neg(x) }"""
 def test_says_where_every_byte_goes(cli: Cli, model: Path) -> None:
     ran = cli("plan", model, "--dim", "batch=4")
     assert ran.code == 0, ran.err
-    for words in ("planned peak", "every order", "optimal", "weights, private", "by session options", "KV cache: none"):
+    for words in (
+        "planned peak",
+        "every order",
+        "optimal",
+        "weights, private",
+        "unaccounted",
+        "by session options",
+        "KV cache: none",
+    ):
         assert words in ran.out
 
 
