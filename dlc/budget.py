@@ -20,7 +20,7 @@ import msgspec
 
 from dlc.allocations import RunPlan
 from dlc.artifact import MODEL
-from dlc.errors import DlcError, ModelError, UserError
+from dlc.errors import CapabilityError, ModelError, PassError, UserError
 from dlc.manifest import Budget, Rung
 from dlc.passes.plan_memory import Plan
 from dlc.planned_files import FILE, write
@@ -36,31 +36,37 @@ MAPPED: Mapping[str, str] = {"session.disable_prepacking": "1"}
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A variant's folder, the options it is run with, and the bytes of its weights."""
+    """A variant's folder, and the options it is run with."""
 
     precision: str
     folder: Path
     config: SessionConfig
-    weights: Bytes
 
 
-def climb(candidates: Sequence[Candidate], feeds: Feeds, budget: Bytes) -> Budget:
-    """Try every rung until one fits, and write its files into its variant; UserError if no weights fit."""
-    if candidates and budget < (least := min(c.weights for c in candidates)):
+def check_weights(weights: Sequence[Bytes], budget: Bytes) -> None:
+    """UserError if a budget is below the weights of every variant."""
+    if weights and budget < (least := min(weights)):
         raise UserError(
             f"a memory budget of {budget:,} bytes is below the smallest variant's weights, {least:,} bytes: nothing "
             "can meet it; add a smaller precision (--variants int8,int4), or raise the budget"
         )
+
+
+def climb(candidates: Sequence[Candidate], feeds: Feeds, budget: Bytes, bugs: list[PassError]) -> Budget:
+    """Try every rung until one fits, and write its files into its variant.
+
+    A pass that breaks a promise fails its rung, and is appended to ``bugs``.
+    """
     tried: list[Rung] = []
     for candidate in candidates:
-        for rung in _rungs(candidate, feeds, budget):
+        for rung in _rungs(candidate, feeds, budget, bugs):
             tried.append(rung)
             if rung.fits:
                 return Budget(budget_bytes=budget, tried=tuple(tried), chosen=f"{rung.precision} {rung.rung}")
     return Budget(budget_bytes=budget, tried=tuple(tried), chosen="")
 
 
-def _rungs(candidate: Candidate, feeds: Feeds, budget: Bytes) -> Iterator[Rung]:
+def _rungs(candidate: Candidate, feeds: Feeds, budget: Bytes, bugs: list[PassError]) -> Iterator[Rung]:
     """Yield each way as it is measured; its files stay if it is the last that is asked for."""
     model = candidate.folder / MODEL
     yield _measured(candidate, "stock", model, feeds, candidate.config, budget)
@@ -70,7 +76,9 @@ def _rungs(candidate: Candidate, feeds: Feeds, budget: Bytes) -> Iterator[Rung]:
             config = msgspec.structs.replace(config, entries={**config.entries, **MAPPED})
         try:
             prepared = prepare(model, feeds, config)
-        except DlcError as error:
+        except (UserError, CapabilityError, PassError) as error:
+            if isinstance(error, PassError):
+                bugs.append(error)
             yield _failed(candidate, "mapped" if mapped else "order", str(error))
             continue
         yield from _followed(candidate, prepared, feeds, budget, mapped=mapped)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from dlc.artifact import MANIFEST, Artifact, seal, staging
-from dlc.budget import climb
+from dlc.budget import check_weights, climb
 from dlc.cost_table import Cost, CostTable
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, UserError
@@ -18,10 +18,11 @@ from dlc.export import Exported, export
 from dlc.feeds import distinct_sizes, least_sizes, measured_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
-from dlc.passes.base import clone
+from dlc.passes.base import clone, weight_bytes
 from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
 from dlc.report.write import write_reports
+from dlc.runtimes.added import check_measurable
 from dlc.stages.calibrating import watched
 from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
@@ -75,6 +76,8 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
 ) -> Compiled:
     """Compile a recipe for a target into ``out / recipe.name``: written whole, or not at all."""
     precisions, out = _precisions(recipe, options), Path(out)
+    if options.memory_budget is not None:
+        check_measurable(target.provider)
     with staging(out / recipe.name, overwrite=options.overwrite) as folder:
         progress.stage("export")
         exported = export(recipe, opset=target.opset, ir_version=target.ir_version, seed=options.seed)
@@ -92,6 +95,8 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         found = hits(base, passes, recipe.expect_fusions)
         shown = watched(recipe, data.batches, progress)
         built = [build(p, base, shown, costs, evaluate=equal) for p in track(progress, precisions)]
+        if options.memory_budget is not None:
+            check_weights([weight_bytes(b.model) for b in built if b.model is not None], options.memory_budget)
 
         subjects = [ship(folder, b.precision, b.model, b.session) for b in built if b.model is not None]
         evidence = gather(
@@ -106,14 +111,15 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
         record = with_layers(record, by_closeness(subjects, built, costs.feeds))
         record = widened(record, subjects, options.seed)
+        planning_bugs: list[PassError] = []
         if options.memory_budget is not None:
             progress.stage("meet the memory budget")
-            found_ways = climb(candidates(subjects, built), costs.feeds, options.memory_budget)
+            found_ways = climb(candidates(subjects, built), costs.feeds, options.memory_budget, planning_bugs)
             record = msgspec.structs.replace(record, budget=found_ways)
         (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)
-    bugs = dict.fromkeys([*base.bugs, *(b.bug for b in builds if b.bug)])
+    bugs = dict.fromkeys([*base.bugs, *(b.bug for b in builds if b.bug), *planning_bugs])
     return Compiled(Artifact.load(out / recipe.name), tuple(bugs))
 
 

@@ -1,13 +1,14 @@
 """What a decoder's cache of keys and values takes, read from the graph: layers, heads, head size, type.
 
 A cache is a graph input that comes back longer as a graph output: by ``Concat`` along the sequence, or by an attention
-operator that takes past keys and values. Everything but batch and sequence must be of fixed size.
+operator that takes past keys and values. Everything but batch and sequence must be of fixed size. ``Concat`` joins
+other things as well: only inputs that come in pairs, keys and values of one shape, are taken for a cache.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -72,8 +73,8 @@ class KvCache:
 
 
 def kv_cache(model: ir.Model, context: int, batch: int = 1) -> KvCache | None:
-    """Return the cache of a model, None if it keeps none; Unsupported names a dimension of no fixed size."""
-    found = list(cached(model.graph))
+    """Return the cache of a model, None if it keeps none; Unsupported names one of an attention of no fixed size."""
+    found = cached(model.graph)
     if not found:
         return None
     first = found[0]
@@ -84,26 +85,43 @@ def kv_cache(model: ir.Model, context: int, batch: int = 1) -> KvCache | None:
     )  # fmt: skip
 
 
-def cached(graph: ir.Graph) -> Iterator[Cached]:
-    """Yield the tensors of the cache, in the order of the inputs."""
-    for value in graph.inputs:
-        for usage in value.uses():
-            present = _present(usage.node, usage.idx)
-            if present is not None and present.is_graph_output():
-                yield _cached(value, present, usage.node.op_type)
-                break
+def cached(graph: ir.Graph) -> list[Cached]:
+    """Return the tensors of the cache, in the order of the inputs."""
+    found = [each for value in graph.inputs if (each := _of_input(value)) is not None]
+    joined = Counter(_kind(each) for each in found if each.op == "Concat")
+    return [each for each in found if each.op != "Concat" or joined[_kind(each)] % 2 == 0]
+
+
+def _of_input(value: ir.Value) -> Cached | None:
+    for usage in value.uses():
+        present = _present(usage.node, usage.idx)
+        if present is not None and present.is_graph_output():
+            return _cached(value, present, usage.node.op_type)
+    return None
+
+
+def _kind(each: Cached) -> tuple[object, ...]:
+    """What keys and values have in common."""
+    return (*each.shape, each.dtype)
 
 
 def _present(node: ir.Node, index: int) -> ir.Value | None:
     """Return what a node makes of a past that is its input ``index``."""
-    if node.op_type == "Concat" and index == 0 and len(node.inputs) > 1:
-        axis = node.attributes.get_int("axis", 0)
-        rank = len(node.inputs[0].shape or ()) if node.inputs[0] is not None else 0
-        return node.outputs[0] if rank == 4 and axis % rank == SEQUENCE_AXIS else None
+    if node.op_type == "Concat":
+        return node.outputs[0] if index == 0 and _joins_tokens(node) else None
     for past, present in PAST.get((node.domain, node.op_type), ()):
         if past == index and present < len(node.outputs):
             return node.outputs[present]
     return None
+
+
+def _joins_tokens(node: ir.Node) -> bool:
+    """Whether a Concat joins tensors of four dimensions, heads and head size fixed, along the sequence."""
+    first = node.inputs[0]
+    if len(node.inputs) < 2 or first is None or first.shape is None or first.dtype is None or len(first.shape) != 4:
+        return False
+    fixed = isinstance(first.shape[1], int) and isinstance(first.shape[3], int)
+    return fixed and node.attributes.get_int("axis", 0) % 4 == SEQUENCE_AXIS
 
 
 def _cached(past: ir.Value, present: ir.Value, op: str) -> Cached:

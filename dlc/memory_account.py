@@ -83,7 +83,6 @@ class Planned:
     peak_node: str
     peak: tuple[Buffer, ...]
     cache: KvCache | None
-    tier: str
     prepared: Prepared
 
     def summary(self) -> dict[str, Any]:
@@ -94,7 +93,7 @@ class Planned:
         }  # fmt: skip
         return {
             "buckets": self.buckets, "account": lines, "peak_step": self.peak_step, "peak_node": self.peak_node,
-            "peak": self.peak, "cache": cache, "tier": self.tier, "plan": MemoryPlan.of(self.prepared.plan, "", FILE),
+            "peak": self.peak, "cache": cache, "plan": MemoryPlan.of(self.prepared.plan, "", FILE),
         }  # fmt: skip
 
 
@@ -182,7 +181,7 @@ def account(
     return Planned(
         tuple(_bucket(sizes, each.plan, last.plan) for sizes, each in zip(points, made, strict=True)), lines,
         step, last.plan.order[step] if last.plan.order else "", tuple(alive),
-        kv_cache(model, context or 1, batch), "options", last,
+        kv_cache(model, context or 1, batch), last,
     )  # fmt: skip
 
 

@@ -15,7 +15,6 @@ import numpy as np
 from dlc.allocations import RunPlan
 from dlc.artifact import MODEL, write_model
 from dlc.bench import Subject, inputs_for, subjects_of
-from dlc.errors import Unsupported
 from dlc.harness.growth import growth
 from dlc.harness.measure import latency, summarise
 from dlc.manifest import Latency
@@ -74,8 +73,6 @@ def bench_memory(
     subjects, rng = subjects_of(paths, threads), np.random.default_rng(seed)
     rows: list[MemoryRow] = []
     for subject in subjects:
-        if subject.config.provider != "cpu":
-            raise Unsupported(f"{subject.name} runs on {subject.config.provider}: memory is planned for the CPU only")
         progress.stage(subject.name, 2 ** len(SWITCHES) + 3)
         with OrtCpuRunner(subject.model, subject.config) as runner:
             feeds = inputs_for(subjects, runner.interface, dims, rng)
@@ -88,10 +85,10 @@ def compare_memory(
 ) -> list[MemoryRow]:
     """Measure one model in every way; the first row is the stock session, against which latency is a ratio."""
     with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
-        ways = _stock(subject, feeds, progress)
         prepared = prepare(subject.model, feeds, subject.config)
         write_model(Path(scratch), prepared.model)
         progress.advance()
+        ways = _stock(subject, feeds, progress)
         ways |= _planned(Path(scratch) / MODEL, prepared, feeds, progress)
         with ExitStack() as stack:
             runners = {name: stack.enter_context(way.runner()) for name, way in ways.items()}

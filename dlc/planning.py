@@ -17,13 +17,14 @@ from dlc.interface import Interface, sizes_of
 from dlc.passes import schedule
 from dlc.passes.base import all_nodes
 from dlc.passes.liveness import Kernel, Kernels, Liveness, executed, liveness, tasks
+from dlc.passes.offsets import lower_bound
 from dlc.passes.plan_memory import Plan, placed
 from dlc.passes.plan_run import plan_run
 from dlc.runtimes.footsteps import Footstep, footsteps, in_planned_order
 from dlc.runtimes.kernels import Prober
 from dlc.runtimes.loaded import load_as_run
 from dlc.runtimes.ort import runtime_version
-from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.session import SessionConfig, check_cpu
 from dlc.runtimes.tensor_types import Types, byte_size, ort_type
 from dlc.types import Bytes, Feeds
 
@@ -54,25 +55,28 @@ def prepare(
 ) -> Prepared:
     """Plan a model for inputs of the shapes of these feeds; ``reorder`` off keeps the order that it has.
 
-    PassError if the model of liveness is more than 1 % from a traced run; Unsupported names a tensor without a size.
+    PassError if the model of liveness is more than 1 % from a traced run; Unsupported names a tensor without a size, or
+    a provider that is not the CPU.
     """
     config = config or SessionConfig()
+    check_cpu(config.provider)
     graph = load_as_run(model, config=config).graph
     name_nodes(graph)
     followed = in_planned_order(config)
     given = _Walk.of(graph, feeds, followed)
     kernels = given.corrected(Prober(graph, given.types, followed).kernels(feeds))
-    given.check(kernels)
+    lives = given.check(kernels)
     problem, sizes = tasks(given.order, graph.graph, given.sizes, kernels)
     found = schedule.schedule(problem, sizes)
     walk = given
     if reorder and list(found.order) != list(range(len(problem))):
         move_nodes(graph.graph, [given.order[i] for i in found.order if i < len(given.order)])
-        walk = _Walk.of(graph, feeds, followed)
-        if walk.peak >= given.peak:  # Shape and Size move of their own accord; and outputs may come early
+        moved = _Walk.of(graph, feeds, followed)
+        found_lives = moved.check(moved.corrected(kernels))
+        if lower_bound(found_lives.buffers) < lower_bound(lives.buffers):
+            walk, lives = moved, found_lives
+        else:  # Shape and Size move of their own accord, and some kernel did not write over its input there
             move_nodes(graph.graph, given.order)
-            walk = given
-    lives = walk.check(walk.corrected(kernels))
     plan = placed(lives.buffers, walk.order, sizes_of(Interface.of(graph), feeds))
     plan = replace(
         plan, note=NOTE, every_order=found.bound, runtime=runtime_version(),
@@ -105,11 +109,6 @@ class _Walk:
         for node, step in zip(order, steps, strict=True):
             types |= dict(zip(_written(node, step), step.outputs, strict=True))
         return cls(model.graph, order, steps, types, {name: byte_size(*kind) for name, kind in types.items()})
-
-    @property
-    def peak(self) -> Bytes:
-        """Return the most bytes that tensors held at once, outputs included."""
-        return max((s.held for s in self.steps), default=0)
 
     def corrected(self, kernels: Kernels) -> Kernels:
         """Take back what a kernel could write over, where it did not in this run.
@@ -180,6 +179,7 @@ def name_nodes(model: ir.Model) -> None:
 
 def move_nodes(graph: ir.Graph, order: Sequence[ir.Node]) -> None:
     """Put the nodes of a graph in an order; constants come first."""
-    first = [n for n in graph if n not in set(order)]
+    named = set(order)
+    first = [n for n in graph if n not in named]
     graph.remove([*first, *order])
     graph.extend([*first, *order])

@@ -19,10 +19,11 @@ from dlc.runtimes.ort import import_onnxruntime
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.peak_rss import peak
 from dlc.runtimes.planned import PlannedRunner
-from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.session import SessionConfig, check_cpu
 from dlc.types import Bytes, Feeds
 
 RUNS = 3
+STATUS = Path("/proc/self/status")
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,10 +43,16 @@ class Added(msgspec.Struct, frozen=True, kw_only=True):
     tier: str = ""
 
 
-def added(model: Path, feeds: Feeds, config: SessionConfig, plan: RunPlan | None = None) -> Added:
-    """Measure in a fresh process; ModelError if it fails there, CapabilityError where there is no such measure."""
-    if not Path("/proc/self/status").exists():
+def check_measurable(provider: str) -> None:
+    """Raise Unsupported for a provider that is not the CPU, CapabilityError where no peak can be read."""
+    check_cpu(provider)
+    if not STATUS.exists():
         raise CapabilityError("the memory that a model adds to a process is measured on Linux only")
+
+
+def added(model: Path, feeds: Feeds, config: SessionConfig, plan: RunPlan | None = None) -> Added:
+    """Measure in a fresh process; ModelError if it fails there, and what ``check_measurable`` raises."""
+    check_measurable(config.provider)
     with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
         arrays, asked = Path(scratch) / "feeds.npz", Path(scratch) / "request.json"
         np.savez(arrays, *feeds.values())

@@ -70,7 +70,7 @@ def fits(model: Path, feeds: Feeds, config: SessionConfig, cap: Bytes, weights: 
 def least_arena(model: Path, feeds: Feeds, config: SessionConfig, bound: Bytes, precision: float = 0.01) -> Bytes:
     """Return the bytes of the smallest arena that runs go through, to a share of it; ``bound``: no arena is smaller."""
     weights = reserved(model, feeds, config)
-    low, high = bound, -(-bound // UNIT) * UNIT
+    low, high = bound, max(UNIT, -(-bound // UNIT) * UNIT)
     while not fits(model, feeds, config, high, weights):
         low, high = high, -(-int(high * 1.25) // UNIT) * UNIT
     while high - low > max(UNIT, precision * high):

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from dlc.allocations import peak
-from dlc.errors import CapabilityError, DlcError, Unsupported
+from dlc.errors import CapabilityError, ModelError, Unsupported
 from dlc.passes.base import holds_graph, subgraphs
 from dlc.passes.concrete_shapes import Shape
 from dlc.passes.liveness import Kernel, Kernels, assumed, reads
@@ -91,7 +91,7 @@ class Prober:
             if self._run(node, values, kept=fed)[0] == taken:
                 return Kernel(alias=tuple(_first_of_each(pairs)), scratch=scratch)
             over = [(j, i) for j, i in pairs if self._overwrites(node, values, i, fed, sum(written))]
-        except DlcError:
+        except (ModelError, Unsupported):
             return assumed(node)
         return Kernel(in_place=tuple(over), scratch=scratch)
 

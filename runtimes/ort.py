@@ -42,7 +42,11 @@ class OrtRunner(Runner):
         if self.profile or _too_large(self.model):
             self._scratch = tempfile.TemporaryDirectory(prefix="dlc-")
         options = session_options(ort, self.config)
-        self.configure(options)
+        try:
+            self.configure(options)
+        except CapabilityError:
+            self.close()
+            raise
         if self.profile and self._scratch:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._scratch.name) / "profile")

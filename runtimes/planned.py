@@ -31,7 +31,7 @@ class Tier:
 
 
 class AllocatingRunner(OrtCpuRunner):
-    """A session that takes its memory from the library; CapabilityError when it is opened where that is missing."""
+    """A session that takes its memory from the library; CapabilityError if it is opened where that cannot be."""
 
     def __init__(self, model: ir.Model | Path, config: SessionConfig = FOLLOWED):
         super().__init__(model, config)
@@ -43,9 +43,12 @@ class AllocatingRunner(OrtCpuRunner):
         super().open()
 
     def configure(self, options: Any) -> None:
-        """Have ONNX Runtime register the allocator, and the session use it."""
+        """Have ONNX Runtime register the allocator, and the session use it; CapabilityError if it refuses."""
         if self.library is not None:
-            options.register_custom_ops_library(str(self.library.path))
+            try:
+                options.register_custom_ops_library(str(self.library.path))
+            except Exception as error:
+                raise CapabilityError(f"ONNX Runtime refuses the library: {error}") from error
             options.add_session_config_entry("session.use_env_allocators", "1")
 
     def events(self, feeds: Feeds) -> tuple[Event, ...]:
@@ -100,8 +103,8 @@ class PlannedRunner(AllocatingRunner):
         """Stay with options where ONNX Runtime refuses the library."""
         try:
             super().configure(options)
-        except Exception as error:  # noqa: BLE001 - onnxruntime raises what it likes
-            self.library, self._reason = None, f"ONNX Runtime refuses the library: {error}"
+        except CapabilityError as error:
+            self.library, self._reason = None, str(error)
 
     def close(self) -> None:
         """Release the session, then its arenas."""
@@ -149,7 +152,7 @@ class PlannedRunner(AllocatingRunner):
 
 
 def trace(model: ir.Model | Path, feeds: Feeds, config: SessionConfig = FOLLOWED) -> tuple[Event, ...]:
-    """Return the events of a run after one that warms up what kernels keep; CapabilityError without a C compiler."""
+    """Return the events of a run after one that warms up what kernels keep; CapabilityError without the library."""
     with AllocatingRunner(model, config) as runner:
         runner.run(feeds)
         return runner.events(feeds)

@@ -50,9 +50,10 @@ typedef struct OrtAllocator {
 } OrtAllocator;
 
 enum { API_VERSION = 9 }; /* the first with RegisterAllocator: ONNX Runtime 1.9 */
-enum { CREATE_ENV = 3, CREATE_CPU_MEMORY_INFO = 69, RELEASE_ENV = 92, REGISTER_ALLOCATOR = 176 };
-enum { LOG_WARNING = 2, DEVICE_ALLOCATOR = 0, MEMORY_TYPE_DEFAULT = 0 };
+enum { CREATE_STATUS = 0, CREATE_ENV = 3, CREATE_CPU_MEMORY_INFO = 69, RELEASE_ENV = 92, REGISTER_ALLOCATOR = 176 };
+enum { LOG_WARNING = 2, DEVICE_ALLOCATOR = 0, MEMORY_TYPE_DEFAULT = 0, NOT_IMPLEMENTED = 9 };
 
+typedef OrtStatus *(*CreateStatus)(int code, const char *message);
 typedef OrtStatus *(*CreateEnv)(int severity, const char *name, OrtEnv **out);
 typedef OrtStatus *(*CreateCpuMemoryInfo)(int allocator, int memory, OrtMemoryInfo **out);
 typedef void (*ReleaseEnv)(OrtEnv *env);
@@ -311,13 +312,20 @@ static void release(OrtAllocator *self, void *address) {
 
 /* ---- What dlc calls --------------------------------------------------------------------------------------------- */
 
-/* A copy of the entries, of a slab of `arena` bytes each for at most `most_slabs` runs at a time; NULL: no memory, or
-   an entry that leaves the arena. */
-PUBLIC dlc_plan *dlc_plan_create(const dlc_entry *entries, size_t n, uint64_t arena, uint64_t most_slabs) {
+/* Whether every entry that does not escape lies aligned within the arena: kernels read vectors without asking. */
+PUBLIC bool dlc_entries_hold(const dlc_entry *entries, size_t n, uint64_t arena) {
     for (size_t i = 0; i < n; i++) {
         if (entries[i].offset == ESCAPES) continue;
-        if (entries[i].size > arena || entries[i].offset > arena - entries[i].size) return NULL;
+        if (entries[i].offset % ALIGNMENT) return false;
+        if (entries[i].size > arena || entries[i].offset > arena - entries[i].size) return false;
     }
+    return true;
+}
+
+/* A copy of the entries, of a slab of `arena` bytes each for at most `most_slabs` runs at a time; NULL: no memory, or
+   entries that do not hold. */
+PUBLIC dlc_plan *dlc_plan_create(const dlc_entry *entries, size_t n, uint64_t arena, uint64_t most_slabs) {
+    if (!dlc_entries_hold(entries, n, arena)) return NULL;
     dlc_plan *plan = calloc(1, sizeof *plan);
     dlc_entry *copy = malloc((n ? n : 1) * sizeof *copy);
     if (!plan || !copy) {
@@ -412,6 +420,7 @@ PUBLIC OrtStatus *RegisterCustomOps(OrtSessionOptions *options, const OrtApiBase
     static bool registered;
     (void)options;
     OrtApi api = base->GetApi(API_VERSION);
+    if (!api) return ((CreateStatus)base->GetApi(1)[CREATE_STATUS])(NOT_IMPLEMENTED, "it is older than 1.9");
     OrtEnv *env = NULL;
     OrtStatus *status = NULL;
     pthread_mutex_lock(&registering);

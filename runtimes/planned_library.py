@@ -81,6 +81,8 @@ class Library:
         self._dll.dlc_plan_create.argtypes = (
             ctypes.POINTER(_Entry), ctypes.c_size_t, ctypes.c_uint64, ctypes.c_uint64,
         )  # fmt: skip
+        self._dll.dlc_entries_hold.restype = ctypes.c_bool
+        self._dll.dlc_entries_hold.argtypes = (ctypes.POINTER(_Entry), ctypes.c_size_t, ctypes.c_uint64)
         self._dll.dlc_plan_destroy.argtypes = (ctypes.c_void_p,)
         self._dll.dlc_plan_counts.argtypes = (ctypes.c_void_p, ctypes.POINTER(_Counts))
         self._dll.dlc_run_events.restype = ctypes.c_size_t
@@ -105,14 +107,15 @@ class Library:
             self.end()
 
     def create(self, plan: Planned, slabs: int) -> Handle:
-        """Return a handle for runs under a plan, at most so many of them in slabs at one time."""
+        """Return a handle for runs under a plan, at most so many in slabs at a time; DataError if it does not hold."""
         entries = (_Entry * len(plan.allocations))()
         for entry, allocation in zip(entries, plan.allocations, strict=True):
             entry.size = allocation.size
             entry.offset = ESCAPES if allocation.offset is None else allocation.offset
-        handle = self._dll.dlc_plan_create(entries, len(entries), plan.arena, slabs)
-        if not handle:
-            raise DataError("an allocation of the plan leaves its arena; plan the model again")
+        if not self._dll.dlc_entries_hold(entries, len(entries), plan.arena):
+            raise DataError("an allocation of the plan leaves its arena, or is not aligned in it; plan the model again")
+        if not (handle := self._dll.dlc_plan_create(entries, len(entries), plan.arena, slabs)):
+            raise MemoryError
         return Handle(handle)
 
     def counts(self, handle: Handle) -> Counts:

@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from dlc.errors import Unsupported
 from dlc.types import Bytes
 
 INLINE_LIMIT: Bytes = 1 << 30
@@ -35,3 +36,9 @@ class SessionConfig(msgspec.Struct, frozen=True, kw_only=True):
     mem_reuse: bool = True
     mem_pattern: bool = True
     arena: bool = True
+
+
+def check_cpu(provider: str) -> None:
+    """Raise Unsupported for a provider whose memory is neither planned nor held to a budget."""
+    if provider != "cpu":
+        raise Unsupported(f"memory is planned for the CPU provider, not for {provider}; compile with --provider cpu")

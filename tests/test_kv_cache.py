@@ -43,8 +43,18 @@ def test_grouped_query_attention_can_share_one_buffer() -> None:
 
 
 def test_a_concat_along_another_axis_is_no_cache() -> None:
-    model = read(CONCAT.replace("AXIS", "3"))
-    assert [c.past for c in cached(model.graph)] == ["past_v"]
+    model = read(CONCAT.replace("AXIS", "3").replace("<axis = 2>", "<axis = 1>"))
+    assert cached(model.graph) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("AXIS", "3"), ("[b, 2, p, 64] past_k", "[b, h, p, 64] past_k"), ("[b, 2, p, 64] past_k", "[b, 4, p, 64] past_k")],
+    ids=["alone", "of a size that is not fixed", "of another shape"],
+)
+def test_what_is_no_pair_is_no_cache(old: str, new: str) -> None:
+    """An image that is padded with a row is joined along the same axis as keys are."""
+    assert kv_cache(read(CONCAT.replace(old, new).replace("AXIS", "2")), 8) is None
 
 
 def test_a_model_without_cache() -> None:
@@ -55,5 +65,5 @@ def test_a_model_without_cache() -> None:
 
 
 def test_heads_of_unknown_number_are_named() -> None:
-    with pytest.raises(Unsupported, match=r"'past_k' has dimension 'h'"):
-        kv_cache(read(CONCAT.replace("AXIS", "2").replace("[b, 2, p, 64] past_k", "[b, h, p, 64] past_k")), 8)
+    with pytest.raises(Unsupported, match=r"'pk' has dimension 'h'"):
+        kv_cache(read(SHARED.replace("[b, 2, p, 64] pk", "[b, h, p, 64] pk")), 8)

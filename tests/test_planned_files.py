@@ -3,11 +3,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from dlc.errors import ArtifactError
 from dlc.planned_files import DATA, FILE, read, write
 from dlc.planning import Prepared, prepare
+from tests.passes.weights import weighted
 from tests.test_planning import FEEDS, wide
 
 SHAPES = {"x": (16, 64)}
@@ -31,9 +34,15 @@ def test_the_same_model_gives_the_same_files(prepared: Prepared, tmp_path: Path)
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
 
 
-def test_weights_can_lie_apart(prepared: Prepared, tmp_path: Path) -> None:
-    write(tmp_path / "planned", prepared, mapped=True)
-    assert (tmp_path / "planned" / DATA).exists() or not prepared.model.graph.initializers
+def test_weights_can_lie_apart(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32)
+    model = weighted("g (float[16, 64] x, float[64, 64] w) => (float[16, 64] y) { y = MatMul(x, w) }", {"w": weight})
+    folder = tmp_path / "planned"
+    write(folder, prepare(model, FEEDS), mapped=True)
+    assert (folder / DATA).stat().st_size >= weight.nbytes > (folder / FILE).stat().st_size
+    [apart] = [v.const_value for v in ir.load(folder / FILE).graph.initializers.values()]
+    assert isinstance(apart, ir.ExternalTensor)
+    assert np.array_equal(apart.numpy(), weight)
 
 
 def test_another_model_is_refused(prepared: Prepared, tmp_path: Path) -> None:

@@ -54,8 +54,23 @@ def test_the_given_order_can_be_kept() -> None:
 
 
 def test_an_order_that_measures_no_better_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning._Walk, "peak", property(lambda _self: 0))
+    monkeypatch.setattr(planning, "lower_bound", lambda _buffers: 0)
     assert prepare(wide(), FEEDS).plan.order[:4] == prepare(wide(), FEEDS, reorder=False).plan.order[:4]
+
+
+def test_an_order_that_saves_scratch_alone_is_taken() -> None:
+    """Softmax along the first axis takes two tensors of scratch: best when ``a``, which the given order keeps, is gone.
+
+    Tensors by themselves are most where ``d`` is written, and as many in both orders.
+    """
+    body = """a = Exp(x) s = Softmax<axis = 0>(x) m = ReduceMax<keepdims = 1>(a, axes)
+              c = Add(s, x) d = Mul(c, s) y = Add(d, m)"""
+    text = f"g (float[16, 64] x, int64[1] axes) => (float[16, 64] y) {{ {body} }}"
+    model = weighted(text, {"axes": np.array([1])})
+    plan = prepare(model, FEEDS).plan
+    assert plan.order.index("node_m") < plan.order.index("node_s")
+    assert plan.lower_bound == 3 * X.nbytes + 64
+    assert prepare(model, FEEDS, reorder=False).plan.lower_bound == 4 * X.nbytes
 
 
 def test_a_plan_states_what_it_is_for() -> None:
@@ -101,6 +116,11 @@ def test_a_tensor_without_a_size_is_named() -> None:
     body = "g (float[16, 64] x) => (float[16, 64] y) { s = Cast<to = 8>(x) y = Cast<to = 1>(s) }"
     with pytest.raises(Unsupported, match="string"):
         prepare(weighted(body, {}), FEEDS, SessionConfig(graph_optimization="none"))
+
+
+def test_other_providers_are_refused() -> None:
+    with pytest.raises(Unsupported, match="planned for the CPU provider, not for cuda; compile with --provider cpu"):
+        prepare(wide(), FEEDS, SessionConfig(provider="cuda"))
 
 
 def test_nodes_get_names_of_their_own() -> None:

@@ -85,14 +85,17 @@ def _print(found: Planned, verbose: int) -> None:
     )
     print_table(headers, [_bucket(b) for b in found.buckets])
     last = found.buckets[-1]
-    click.echo(f"offsets: {last.solver}; tier in force: {found.tier}")
+    click.echo(f"offsets: {last.solver}")
     shown = found.peak if verbose else found.peak[:PEAK_NAMED]
     click.echo(f"peak at step {found.peak_step}, node {found.peak_node}:")
     for each in shown:
         click.echo(f"    {each.size:>14,}  {each.name}, steps {each.first} to {each.last - 1}")
     if len(found.peak) > len(shown):
         click.echo(f"    and {len(found.peak) - len(shown)} more; -v names them")
-    print_table(("bytes", ""), _lines(found.account, last.scratch), title="memory of a process that runs it")
+    by_options = "" if found.account.measured is None else ", measured by session options alone"
+    print_table(
+        ("bytes", ""), _lines(found.account, last.scratch), title=f"memory of a process that runs it{by_options}"
+    )
     click.echo("\n".join(_cache(found)))
 
 

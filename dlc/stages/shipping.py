@@ -12,9 +12,7 @@ import onnx_ir as ir
 from dlc import memory_plan
 from dlc.artifact import MEMORY, MODEL, SESSION, write_golden, write_model
 from dlc.budget import Candidate
-from dlc.errors import Unsupported
 from dlc.manifest import GoldenTolerance
-from dlc.passes.base import weight_bytes
 from dlc.planning import prepare
 from dlc.recipe import Precision
 from dlc.runtimes.session import SessionConfig
@@ -43,8 +41,6 @@ def add_plan(subject: Subject, feeds: Feeds) -> memory_plan.MemoryPlan:
 
     Unsupported if a size is unknown; PassError if the plan and the run are apart.
     """
-    if subject.config.provider != "cpu":
-        raise Unsupported("memory is planned for the CPU provider")
     planned = prepare(subject.folder / MODEL, feeds, subject.config).plan
     with (subject.folder / MODEL).open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
@@ -56,9 +52,7 @@ def candidates(subjects: Sequence[Subject], builds: Sequence[Build]) -> list[Can
     """Return the variants that may meet a memory budget, in the order in which they were asked for."""
     of = {s.name: s for s in subjects}
     return [
-        Candidate(b.precision, of[b.precision].folder, of[b.precision].config, weight_bytes(b.model))
-        for b in builds
-        if b.model is not None
+        Candidate(b.precision, of[b.precision].folder, of[b.precision].config) for b in builds if b.model is not None
     ]
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 
 import pytest
@@ -52,13 +53,16 @@ def test_without_the_package_greedy_stands(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_an_optimum_above_the_bound_is_proved() -> None:
-    """No arena of 4 units holds these: of the classic example, the lower bound is out of reach."""
+    """No more than 6 units are alive at once, but no offsets in 6 units hold these: all are tried."""
     pytest.importorskip("omnimalloc", reason="needs the extra plan")
-    spans = [(1, 0, 2), (2, 1, 4), (1, 3, 6), (1, 0, 5), (2, 5, 7), (1, 2, 3), (3, 6, 8), (1, 4, 7)]
+    spans = [(3, 4, 5), (2, 2, 3), (2, 2, 5), (1, 3, 6), (4, 5, 6), (3, 0, 1), (2, 0, 4)]
     some = [Buffer(f"b{i}", 64 * size, first, last) for i, (size, first, last) in enumerate(spans)]
     found = pack(some, seconds=60)
     assert list(faults(some, found.offsets)) == []
-    assert found.arena == lower_bound(some) or found.solver.endswith("proved optimal")
+    assert found.arena == 7 * 64 > lower_bound(some)
+    assert found.solver.endswith("proved optimal")
+    in_six = itertools.product(*([(b.name, 64 * at) for at in range(7 - b.size // 64)] for b in some))
+    assert all(any(faults(some, dict(at))) for at in in_six)
 
 
 def test_time_that_runs_out_leaves_the_best_so_far() -> None:

@@ -159,10 +159,16 @@ static void events_are_in_order(void) {
 }
 
 static void entries_that_leave_the_arena_are_refused(void) {
-    const dlc_entry high = {64, 384}, large = {512, 0}, wraps = {64, UINT64_MAX - 1};
+    const dlc_entry high = {64, 384}, large = {512, 0}, wraps = {64, UINT64_MAX - 63};
     CHECK(!dlc_plan_create(&high, 1, 384, 1));
     CHECK(!dlc_plan_create(&large, 1, 384, 1));
     CHECK(!dlc_plan_create(&wraps, 1, 384, 1));
+}
+
+static void entries_between_lines_are_refused(void) {
+    const dlc_entry odd = {64, 1}, escapes = {64, ESCAPES}; /* the escaping one's offset is no multiple either */
+    CHECK(!dlc_entries_hold(&odd, 1, 384) && !dlc_plan_create(&odd, 1, 384, 1));
+    CHECK(dlc_entries_hold(&escapes, 1, 384));
 }
 
 static void an_arena_that_cannot_be_had_falls_back(void) {
@@ -257,7 +263,22 @@ static OrtStatus *register_allocator(OrtEnv *env, OrtAllocator *given) {
 
 static void (*functions[200])(void);
 
-static OrtApi get_api(uint32_t version) { return version == 9 ? functions : NULL; }
+static uint32_t newest = 9;
+
+static OrtApi get_api(uint32_t version) { return version <= newest ? functions : NULL; }
+
+static OrtStatus *create_status(int code, const char *message) {
+    CHECK(code == 9 && !strcmp(message, "it is older than 1.9"));
+    return (OrtStatus *)&newest;
+}
+
+static void a_runtime_that_is_too_old_is_told_so(void) {
+    functions[0] = (void (*)(void))create_status;
+    const OrtApiBase base = {get_api, NULL};
+    newest = 8;
+    CHECK(RegisterCustomOps(NULL, &base) == (OrtStatus *)&newest);
+    newest = 9;
+}
 
 static void registers_once_and_passes_a_refusal_on(void) {
     functions[3] = (void (*)(void))create_env;
@@ -281,9 +302,11 @@ int main(void) {
     a_run_inside_a_run_has_a_slab_of_its_own();
     events_are_in_order();
     entries_that_leave_the_arena_are_refused();
+    entries_between_lines_are_refused();
     an_arena_that_cannot_be_had_falls_back();
     threads_have_slabs_of_their_own_or_none();
     another_thread_may_free();
+    a_runtime_that_is_too_old_is_told_so();
     registers_once_and_passes_a_refusal_on();
     puts("all hold");
     return 0;

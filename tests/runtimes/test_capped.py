@@ -35,6 +35,15 @@ def test_an_arena_of_the_planned_bytes_is_enough_and_a_tenth_less_is_not(planned
     )
 
 
+def test_a_model_without_inner_tensors_takes_its_output(tmp_path: Path) -> None:
+    """Nothing is planned, so that the bound is 0; the output lies in ONNX Runtime's arena all the same."""
+    prepared = prepare(weighted("g (float[16, 64] x) => (float[16, 64] y) { y = Relu(x) }", {}), FEEDS)
+    ir.save(prepared.model, tmp_path / "planned.onnx")
+    assert prepared.plan.lower_bound == 0
+    found = least_arena(tmp_path / "planned.onnx", FEEDS, prepared.config, prepared.plan.lower_bound)
+    assert X.nbytes <= found <= X.nbytes + UNIT
+
+
 def test_a_model_that_does_not_load_is_an_error(planned: tuple[Path, Prepared]) -> None:
     path, prepared = planned
     path.write_bytes(b"nonsense")

@@ -12,7 +12,7 @@ from dlc.errors import CapabilityError, Unsupported
 from dlc.passes.concrete_shapes import Shape
 from dlc.passes.liveness import Kernel
 from dlc.planning import name_nodes
-from dlc.runtimes.footsteps import footsteps, in_planned_order
+from dlc.runtimes.footsteps import Footstep, footsteps, in_planned_order
 from dlc.runtimes.kernels import Prober
 from dlc.runtimes.planned import trace
 from dlc.runtimes.session import SessionConfig
@@ -81,6 +81,15 @@ def test_a_node_that_cannot_run_alone_is_assumed() -> None:
     """Nothing is known of what ``a`` is, so nothing can be fed."""
     body = "g (float[32, 64] x, int64[1] s) => (float[2048] y) { a = Exp(x) y = Reshape(a, s) }"
     assert probed(body, {}, s=np.array([2048])) == Kernel(alias=((0, 0),))
+
+
+def test_what_this_runtime_lacks_is_not_assumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: object) -> list[Footstep]:
+        raise CapabilityError("this ONNX Runtime does not count the bytes of a run")
+
+    monkeypatch.setattr("dlc.runtimes.kernels.footsteps", lacking)
+    with pytest.raises(CapabilityError, match="does not count"):
+        probed("g (float[32, 64] x) => (float[32, 64] y) { y = Relu(x) }", {})
 
 
 def test_nodes_of_a_kind_are_probed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import pytest
 from dlc.allocations import Allocation, Event, RunPlan, peak
 from dlc.errors import CapabilityError, DataError, ModelError
 from dlc.passes.plan_run import plan_run
+from dlc.planning import prepare
 from dlc.runtimes import planned_library
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.planned import FOLLOWED, AllocatingRunner, PlannedRunner, Tier, trace
@@ -29,6 +30,11 @@ chain (float[n] x) => (float[n] y) {
     c = Add(a, b)
     y = Add(c, x)
 }
+"""
+
+SCRATCHED = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[16, 64] x) => (float[16, 64] y) { a = Mul(x, x) b = Softmax<axis = 0>(a) c = Mul(b, x) y = Add(b, c) }
 """
 
 
@@ -166,15 +172,35 @@ def test_without_a_plan_options_are_in_force(chain: ir.Model) -> None:
         assert runner.tier == Tier("options", "there is no plan")
 
 
-def test_a_library_that_onnxruntime_refuses_leaves_options(chain: ir.Model, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give ONNX Runtime a file that is no library."""
+    given = Library(library().path)
+    given.path = Path(__file__)
+    monkeypatch.setattr("dlc.runtimes.planned.library", lambda: given)
+
+
+def test_a_library_that_onnxruntime_refuses_leaves_options(chain: ir.Model, request: pytest.FixtureRequest) -> None:
     plan = planned_for(chain, 1000)
-    refused = Library(library().path)
-    refused.path = Path(__file__)
-    monkeypatch.setattr("dlc.runtimes.planned.library", lambda: refused)
+    request.getfixturevalue("refused")
     with PlannedRunner(chain, [plan]) as runner:
         runner.run(feeds(1000))
         assert runner.tier.name == "options"
         assert runner.tier.reason.startswith("ONNX Runtime refuses the library: ")
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_library_that_onnxruntime_refuses_cannot_trace(chain: ir.Model) -> None:
+    with pytest.raises(CapabilityError, match="ONNX Runtime refuses the library: "):
+        trace(chain, feeds(1000))
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_model_is_planned_without_a_trace() -> None:
+    """Scratch is counted by the arena, then; the plan has no allocations to serve one by one."""
+    plan = prepare(ir.from_onnx_text(SCRATCHED), {"x": np.ones((16, 64), np.float32)}).plan
+    assert plan.arena >= 3 * 16 * 64 * 4
+    assert plan.allocations == ()
 
 
 def test_another_allocator_in_its_place_is_noticed() -> None:
@@ -198,8 +224,12 @@ with PlannedRunner(chain, [plan]) as runner:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"shapes": {"z": (1000,)}}, "no shape of input 'x'"), ({"arena": 64}, "leaves its arena")],
-    ids=["another model", "an arena too small"],
+    [
+        ({"shapes": {"z": (1000,)}}, "no shape of input 'x'"),
+        ({"arena": 64}, "leaves its arena"),
+        ({"allocations": (Allocation(4000, 1),)}, "is not aligned in it"),
+    ],
+    ids=["another model", "an arena too small", "an offset between lines"],
 )
 def test_a_plan_that_cannot_be_right_is_refused(change: dict[str, object], message: str, chain: ir.Model) -> None:
     plan = replace(planned_for(chain, 1000), **change)  # type: ignore[arg-type]
