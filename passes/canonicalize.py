@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from dlc.interface import Extent
 from dlc.logs import silent
 from dlc.passes.base import Pass, Rewritten, Site, graphs
 from dlc.passes.exact_rules import exact_rules, misfolded
@@ -115,8 +116,16 @@ class Canonicalize(Pass):
 
             def _do_inference(self, node: ir.Node) -> None:
                 shapes = [extents(v) for v in node.outputs if v.name]
-                if any(s is None or any(isinstance(d, str | None) and d not in declared for d in s) for s in shapes):
-                    super()._do_inference(node)
+                if not any(
+                    s is None or any(isinstance(d, str | None) and d not in declared for d in s) for s in shapes
+                ):
+                    return
+                noted = [v.shape for v in node.outputs]
+                for value in node.outputs:
+                    value.shape = None
+                super()._do_inference(node)
+                for value, note in zip(node.outputs, noted, strict=True):
+                    value.shape = _settled(value.shape, note, declared)
 
         def fold(node: ir.Node) -> bool | None:
             if _draws(node):
@@ -236,6 +245,26 @@ def _clear_notes(model: ir.Model) -> None:
 def _clear_value(value: ir.Value) -> None:
     value.doc_string = None
     value.metadata_props.clear()
+
+
+def _settled(inferred: ir.Shape | None, noted: ir.Shape | None, declared: Collection[object]) -> ir.Shape | None:
+    """Return what inference found, with the names that the file notes for what it could not tell.
+
+    The file is believed only where it does not contradict: onnx's own inference (1.23, ``data_prop``) notes a Reshape
+    by a slice of a shape as if nothing had been cut off.
+    """
+    if inferred is None:
+        return noted
+    if noted is None or len(inferred) != len(noted):
+        return inferred
+    return ir.Shape([_size(d, n, declared) for d, n in zip(inferred, noted, strict=True)])
+
+
+def _size(inferred: int | ir.SymbolicDim, noted: int | ir.SymbolicDim, declared: Collection[object]) -> Extent:
+    known, stated = (d if isinstance(d, int) else d.value for d in (inferred, noted))
+    if isinstance(known, int) or known in declared:
+        return known
+    return stated if isinstance(stated, int) or stated in declared else known
 
 
 def _copy(shape: ir.Shape | None) -> ir.Shape | None:
