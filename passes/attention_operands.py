@@ -147,7 +147,7 @@ def additive(edit: Edit, match: Match, *, lifts: bool) -> ir.Value:
     assert match.mask is not None
     mask = match.mask.value if match.mask.lowest is None else _chosen(edit, match.mask, match.end, lifts=lifts)
     if lifts and match.mask.lowest is None:
-        mask = _floored(edit, mask, match.end)
+        mask = _floored(edit, mask, match.end, infinite=match.blind)
     missing = 4 - len(match.mask.shape)
     if missing == 0:
         return mask
@@ -169,7 +169,8 @@ def _chosen(edit: Edit, mask: Mask, before: ir.Node, *, lifts: bool) -> ir.Value
     return chosen.outputs[0]
 
 
-def _floored(edit: Edit, mask: ir.Value, before: ir.Node) -> ir.Value:
+def _floored(edit: Edit, mask: ir.Value, before: ir.Node, *, infinite: bool) -> ir.Value:
+    """Return a mask whose finite numbers are lifted; ``infinite``: it may hold minus infinity, which stays."""
     node = mask.producer()
     if (whole := constant(mask)) is not None:
         return mask if np.array_equal(_lifted(whole), whole) else edit.constant(f"{mask.name}.floored", _lifted(whole))
@@ -177,6 +178,9 @@ def _floored(edit: Edit, mask: ir.Value, before: ir.Node) -> ir.Value:
     if node is None or any(c is None for c in choices):
         floor = edit.constant("mask.floor", np.array(FLOOR))
         floored = edit.node("Max", [mask, floor], f"{mask.name}.floored", dtype=mask.dtype, shape=mask.shape)
+        if infinite:
+            edit.insert_before(before, floored)
+            floored = _where_infinite(edit, mask, floored.outputs[0], before)
     else:
         if all(np.array_equal(_lifted(c), c) for c in choices if c is not None):
             return mask
@@ -185,6 +189,15 @@ def _floored(edit: Edit, mask: ir.Value, before: ir.Node) -> ir.Value:
         floored = edit.node("Where", inputs, f"{mask.name}.floored", dtype=mask.dtype, shape=mask.shape)
     edit.insert_before(before, floored)
     return floored.outputs[0]
+
+
+def _where_infinite(edit: Edit, mask: ir.Value, floored: ir.Value, before: ir.Node) -> ir.Node:
+    """Return what takes minus infinity from a mask, and the rest from the floored one."""
+    hides = edit.node("IsInf", [mask], f"{mask.name}.infinite", dtype=ir.DataType.BOOL, shape=mask.shape)
+    hides.attributes["detect_positive"] = ir.AttrInt64("detect_positive", 0)
+    edit.insert_before(before, hides)
+    inputs = [hides.outputs[0], mask, floored]
+    return edit.node("Where", inputs, f"{mask.name}.lifted", dtype=mask.dtype, shape=mask.shape)
 
 
 def _lifted(mask: Array) -> Array:

@@ -124,9 +124,8 @@ class FuseAttention(Rewrite):
         if causal(match):
             attributes["is_causal" if native else "unidirectional"] = 1
         elif match.mask is not None:
-            lifts = native and not match.blind
-            key = (match.mask, match.q.length, lifts)
-            mask = edit.once(key, lambda: full_rows(edit, additive(edit, match, lifts=lifts), match, queries))
+            key = (match.mask, match.q.length, native)
+            mask = edit.once(key, lambda: full_rows(edit, additive(edit, match, lifts=native), match, queries))
             inputs.extend([mask] if native else [None, None, mask])
         shape = ir.Shape([match.q.batch, match.q.length, match.q.heads * match.v.size])
         op, domain = ("Attention", "") if native else ("MultiHeadAttention", MICROSOFT)

@@ -133,6 +133,19 @@ def test_a_guard_that_acts_leaves_zeros() -> None:
     assert distance(after, before)[0] <= BOUND
 
 
+def test_a_guard_that_acts_leaves_finite_rows_uniform() -> None:
+    model = attention(INFINITE[1])
+    given_feeds = dict(feeds(model, np.random.default_rng(0)))
+    given_feeds["mask"] = np.zeros((2, 1, 5, 5), np.float32)
+    given_feeds["mask"][0] = np.finfo(np.float32).min
+    given_feeds["mask"][1, 0, :2] = -np.inf
+    before = compute(model, given_feeds)
+    assert before["y"][0].all()
+    assert not before["y"][1, :2].any()
+    assert sites(model, FuseAttention())[0].applied
+    assert distance(compute(model, given_feeds), before)[0] <= BOUND
+
+
 @pytest.mark.parametrize("each", WAYS, ids=["attention", "multi-head attention", "products"])
 def test_rows_without_a_visible_key(each: FuseAttention) -> None:
     """A finite mask far below all scores swallows them: such rows are uniform, as they were."""
