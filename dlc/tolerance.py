@@ -38,7 +38,7 @@ def reassociation(model: ir.Model) -> float:
     ed., section 4.2); the other factor of 2 is for what later layers do to it. The second term lets elementary
     functions differ by some units in the last place, once a node.
     """
-    nodes = list(model.graph)
+    nodes = list(model.graph.all_nodes())
     longest = max((_sum_length(node) for node in nodes), default=1)
     return 4 * _eps(nodes) * (max(longest, 1) + len(nodes))
 

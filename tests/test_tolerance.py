@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from dlc.tolerance import EPS32, distance, reassociation
 
@@ -30,6 +31,18 @@ def test_bound_counts_reduced_axes_and_the_narrowest_type() -> None:
     half = ir.from_onnx_text(HEAD + f"g (float16[n, 64] x, float16[64] s) => (float16[n, 64] y) {{ {norm} }}")
     assert reassociation(wide) / (4 * EPS32) == 64 + 1
     assert reassociation(half) / (4 * float(np.finfo(np.float16).eps)) == 64 + 1
+
+
+def test_bound_counts_what_branches_compute() -> None:
+    alone = ir.from_onnx_text(HEAD + "g (float[n] x) => (float[n] y) { y = Neg(x) }")
+    branches = ir.from_onnx_text(
+        HEAD
+        + """g (float[n] x, bool c) => (float[n] y) {
+        y = If(c) <then_branch = a () => (float[n] t) { s = Exp(x) t = Abs(s) },
+                   else_branch = b () => (float[n] e) { e = Neg(x) }>
+    }"""
+    )
+    assert reassociation(branches) - reassociation(alone) == pytest.approx(4 * EPS32 * 3)
 
 
 def test_two_orders_of_one_sum_stay_within_the_bound() -> None:
