@@ -17,12 +17,16 @@ SEED = 0
 
 
 def traced(model: ir.Model, names: Collection[str], feeds: Sequence[Feeds]) -> list[Outputs]:
-    """Return the named inner tensors of a model, run on each of some feeds; the model's inputs are among them."""
+    """Return the named inner tensors of a model, run on each of some feeds; the model's inputs are among them.
+
+    An input that is not fed has its default.
+    """
+    defaults = {str(v.name): v.const_value.numpy() for v in model.graph.inputs if v.const_value is not None}
     copy = model.clone()
     wanted = set(names) - {v.name for v in copy.graph.outputs}
     copy.graph.outputs.extend(v for node in copy.graph for v in node.outputs if v.name in wanted)
     with OrtCpuRunner(copy, SessionConfig(graph_optimization="none")) as runner:
-        return [{**each, **runner.run(each)} for each in feeds]
+        return [{**defaults, **each, **runner.run(each)} for each in feeds]
 
 
 def traced_shapes(model: ir.Model, names: Sequence[str], sizes: Mapping[str, int]) -> dict[str, tuple[int, ...]]:

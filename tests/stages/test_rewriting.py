@@ -15,6 +15,7 @@ from dlc.cost_table import CostTable
 from dlc.costs import Costs
 from dlc.passes.base import Rewritten as PassResult
 from dlc.passes.edit import Edit
+from dlc.passes.fuse_gemm import FuseGemm
 from dlc.passes.rewrite import Rewrite
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
@@ -23,6 +24,7 @@ from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import detect
 from dlc.types import Outputs
 from tests.cli.conftest import FEATURES, classifier
+from tests.passes.weights import weighted
 
 STEPS = 40
 
@@ -194,6 +196,20 @@ def test_of_two_forms_the_faster_is_compared(costs: Costs) -> None:
 def test_a_form_that_is_slower_at_a_bound_is_left(costs: Costs) -> None:
     done = rewrite(detours(1), replace(costs, feeds=costs.feeds, bounds=()), [Straighten()])
     assert done.records[-1].modified
+
+
+def test_a_place_reads_the_default_of_a_weight_that_may_be_fed(costs: Costs) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(FEATURES, 4)).astype(np.float32), "b": np.ones(4, np.float32)}
+    model = weighted(
+        f"""g (float[batch, {FEATURES}] x, float[{FEATURES}, 4] w, float[4] b) => (float[batch, 4] y)
+            <float[batch, 4] p, float[batch, 4] q> {{ p = MatMul(x, w) q = Add(p, b) y = Tanh(q) }}""",
+        weights,
+    )
+    model.graph.inputs.append(model.graph.initializers["w"])
+    done = rewrite(model, costs, [FuseGemm()])
+    [site] = [s for record in done.records for s in record.sites]
+    assert site.ratio is not None
 
 
 def test_a_form_that_cannot_be_measured_is_skipped_and_the_rest_goes_on(costs: Costs) -> None:
