@@ -37,6 +37,8 @@ from dlc.types import Feeds
 
 FEW, ROUNDS = 24, 120
 """Rounds that show a clear difference, and that try to show a small one."""
+MAX_SECONDS = 20.0
+"""Of one race, unless the few rounds take longer."""
 LONGEST_LOOK = 3e8
 """Nanoseconds of one form that are spent on a small difference; a place that takes long gets fewer rounds."""
 NOISE = 0.02
@@ -151,7 +153,8 @@ class Costs:
 
     def _race(self, calls: Calls, rounds: int) -> Cost:
         rng = np.random.default_rng(self.seed)
-        samples = interleaved(calls, rounds=rounds, rng=rng, pin=self.config.intra_op_threads == 1)
+        pin = self.config.intra_op_threads == 1
+        samples = interleaved(calls, rounds=rounds, max_seconds=MAX_SECONDS, rng=rng, pin=pin)
         overhead = np.median(samples["idle"]) if "idle" in samples else 0.0
         before, after = (np.maximum(samples[n] - overhead, 1.0) for n in ("before", "after"))
         ratio = ratio_of_medians(after, before, rng=rng)

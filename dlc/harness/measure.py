@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -21,6 +22,8 @@ from dlc.types import Array, Feeds, Nanoseconds
 IntArray = npt.NDArray[np.int64]
 
 ROUNDS = 100
+LEAST_ROUNDS = 24
+"""Rounds that are timed however long they take: with fewer, an interval of medians says little."""
 SAMPLE: Nanoseconds = 200_000
 """A sample lasts at least this long, several calls if need be: reading the clock then costs under a thousandth."""
 WARM_UP: Nanoseconds = 20_000_000
@@ -48,38 +51,42 @@ class Samples:
 
 def latency(
     runners: Mapping[str, Runner], feeds: Feeds, *, rounds: int = ROUNDS, min_seconds: float = 0.0,
-    rng: np.random.Generator,
+    max_seconds: float = math.inf, rng: np.random.Generator,
 ) -> dict[str, IntArray]:  # fmt: skip
     """Time one call of each model, in nanoseconds, [rounds] each; all models in each round, in shuffled order.
 
-    There are at least ``rounds`` rounds, and more until they took ``min_seconds``. A sample is the mean of as many
+    There are at least ``rounds`` rounds, and more until they took ``min_seconds``; fewer, but ``LEAST_ROUNDS``, of slow
+    models that would take longer than ``max_seconds``. A sample is the mean of as many
     calls as last ``SAMPLE``; where that is one, one before it is not timed: the other models emptied the caches. Models
     of one thread are pinned to one CPU meanwhile, where the system allows.
     """
     for runner in runners.values():
         runner.interface.check_feeds(feeds)
     calls = {name: (lambda infer=runner.infer: infer(feeds)) for name, runner in runners.items()}
-    return interleaved(calls, rounds=rounds, min_seconds=min_seconds, rng=rng, pin=can_pin(runners.values()))
+    return interleaved(
+        calls, rounds=rounds, min_seconds=min_seconds, max_seconds=max_seconds, rng=rng, pin=can_pin(runners.values())
+    )
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.0, rng: np.random.Generator,
-    pin: bool = False,
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.0, max_seconds: float = math.inf,
+    rng: np.random.Generator, pin: bool = False,
 ) -> dict[str, IntArray]:  # fmt: skip
     """Time calls as ``latency`` does models; ``pin``: on one CPU, for calls that use one thread."""
-    found = both_clocks(calls, rounds=rounds, min_seconds=min_seconds, rng=rng, pin=pin)
+    found = both_clocks(calls, rounds=rounds, min_seconds=min_seconds, max_seconds=max_seconds, rng=rng, pin=pin)
     return {name: samples.wall for name, samples in found.items()}
 
 
 def both_clocks(
-    calls: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.0, rng: np.random.Generator,
-    pin: bool = False,
+    calls: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.0, max_seconds: float = math.inf,
+    rng: np.random.Generator, pin: bool = False,
 ) -> dict[str, Samples]:  # fmt: skip
     """Time calls in interleaved rounds, by the clock and by the time they had a CPU."""
     with pinned(only=pin):
         warmed = {name: _warm_up(call) for name, call in calls.items()}
         with collector_paused():
-            taken = _rounds(calls, {n: w.repeats for n, w in warmed.items()}, rounds, round(min_seconds * 1e9), rng)
+            repeats = {name: each.repeats for name, each in warmed.items()}
+            taken = _rounds(calls, repeats, rounds, (min_seconds * 1e9, max_seconds * 1e9), rng)
     return {
         name: Samples(times[:, 0], times[:, 1], warmed[name].calls, warmed[name].settled)
         for name, times in taken.items()
@@ -157,20 +164,21 @@ def _warm_up(call: Callable[[], object]) -> _Warm:
 
 
 def _rounds(
-    calls: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], rounds: int, minimum: Nanoseconds,
+    calls: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], rounds: int, lasting: tuple[float, float],
     rng: np.random.Generator,
 ) -> dict[str, IntArray]:  # fmt: skip
     names = list(calls)
     samples: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
-    start, done = time.perf_counter_ns(), 0
-    while done < rounds or time.perf_counter_ns() - start < minimum:
+    shortest, longest = lasting
+    start, done, elapsed = time.perf_counter_ns(), 0, 0
+    while (done < rounds and (done < LEAST_ROUNDS or elapsed < longest)) or elapsed < shortest:
         for index in rng.permutation(len(names)):
             name = names[index]
             if repeats[name] == 1:  # a longer sample warms itself
                 calls[name]()
             wall, busy = _time(calls[name], repeats[name])
             samples[name].append((wall // repeats[name], busy // repeats[name]))
-        done += 1
+        done, elapsed = done + 1, time.perf_counter_ns() - start
     return {name: np.array(taken, dtype=np.int64) for name, taken in samples.items()}
 
 

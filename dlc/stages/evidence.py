@@ -30,6 +30,8 @@ from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds
 
 ROUNDS = 200
+MAX_SECONDS = 60.0
+"""Of timing all variants side by side, unless the least rounds take longer."""
 SEEDED_BATCHES = 16
 REFERENCE = "reference"
 BASELINE = "baseline"
@@ -91,7 +93,7 @@ def gather(
         runners = {s.name: stack.enter_context(s.runner()) for s in subjects}
         scores = _score({REFERENCE: judge, **runners}, recipe, exported, progress, evaluating=evaluating)
         progress.stage("measure latency")
-        samples = latency(runners, feeds, rounds=ROUNDS, rng=rng)
+        samples = latency(runners, feeds, rounds=ROUNDS, max_seconds=MAX_SECONDS, rng=rng)
     progress.stage("measure memory", len(subjects))
     base_size = sizes(baseline.files)
     measured: dict[str, Measured] = {}

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from dlc.errors import DataError, ModelError
-from dlc.harness.measure import KEPT_SAMPLES, latency, summarise
+from dlc.harness.measure import KEPT_SAMPLES, LEAST_ROUNDS, interleaved, latency, summarise
 from dlc.harness.statistics import ratio_of_medians
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
@@ -123,6 +123,14 @@ def test_at_least_so_many_seconds(matrix: Feeds, rng: np.random.Generator) -> No
         [samples] = latency({"a": runner}, matrix, rounds=1, min_seconds=0.3, rng=rng).values()
     assert time.perf_counter() - start >= 0.3
     assert len(samples) > 1
+
+
+def test_slow_calls_get_the_least_rounds(rng: np.random.Generator) -> None:
+    slow = {"asleep": lambda: time.sleep(0.002)}
+    [samples] = interleaved(slow, rounds=400, max_seconds=0.01, rng=rng).values()
+    assert len(samples) == LEAST_ROUNDS
+    [samples] = interleaved(slow, rounds=3, max_seconds=0.001, rng=rng).values()
+    assert len(samples) == 3
 
 
 def test_feeds_are_checked_before_anything_runs(matrix: Feeds, rng: np.random.Generator) -> None:
