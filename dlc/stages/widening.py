@@ -6,13 +6,12 @@ kernels, on one batch. At first all products are one group. The group that makes
 halves are measured, again and again. Errors that know nothing of each other add up, so the groups whose bytes buy most,
 as many as there is room for, are then predicted to make the least noise together.
 
-The result is kept only if it is closer on all of the calibration data beyond doubt, and by more than the same bytes
-would have bought spread over all weights: a bit of every weight halves the step, which is 6.02 dB.
+The result is kept only if it is closer on all of the calibration data beyond doubt, and if the noise falls by twice the
+share of the weights that were widened, or more: of products drawn at random it falls by their share.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -34,7 +33,8 @@ ROOM = 0.05
 LOOKS = 32
 """Groups that are measured, each by one run of a batch: sixteen cuts, eight of which isolate one of 256 products."""
 NARROW, WIDE = 4, 8
-BIT_DB = 20 * math.log10(2)
+WORTH = 2.0
+"""Share of the noise that widened products must take away, in shares of the weights that they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int)
     """Return the form with 8 bits for some products, if that is worth its bytes."""
     narrow = applied(model, form)
     costs, room = _costs(model, narrow), int(ROOM * weight_bytes(narrow))
-    total = sum(costs.values())  # of each weight, 4 bits more
+    total = sum(costs.values())
     if len(costs) < 2:
         return form
     with OrtCpuRunner(model, SessionConfig(intra_op_threads=threads)) as fp32:
@@ -66,8 +66,8 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int)
         return form
     wide = replace(form, wide=tuple(n for n in costs if n in chosen))
     before, after = (closeness(model, each, data, threads) for each in (form, wide))
-    gain, fair = after.overall.sqnr_db - before.overall.sqnr_db, BIT_DB * NARROW * sum(costs[n] for n in chosen) / total
-    if gain <= fair or not after.beats(before):
+    gain = after.overall.sqnr_db - before.overall.sqnr_db
+    if not after.beats(before) or 1 - 10 ** (-gain / 10) < WORTH * sum(costs[n] for n in chosen) / total:
         return form
     note = (
         f"{len(chosen)} of {len(costs)} products take {WIDE} bits: {gain:.1f} dB closer to FP32 on the calibration data"
