@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+from scipy.special import xlogy
 
 from dlc.calibration import DEFAULT, Calibration, Method
 from dlc.histogram import BINS, Extremes, Histogram
 from dlc.types import Floats
+
+Indices: TypeAlias = npt.NDArray[np.intp]
 
 LEVELS = 255
 """Steps of an 8-bit range."""
@@ -83,33 +88,55 @@ def entropy(seen: Histogram) -> Range:
     Both are shares. Zero is always a level, so the bin of zero, most of a ReLU's output, counts no more than its
     neighbour. Levels keep ``FINEST`` bins at least: in finer ones rounding would seem to lose nothing.
     """
-    counts = seen.counts.astype(np.float64)
+    counts, edges = seen.counts.astype(np.float64), seen.edges
     counts[BINS // 2] = min(counts[BINS // 2], counts[BINS // 2 + 1])
-    limit = max(-seen.low, seen.high)
-    best, chosen = np.inf, Range(min(seen.low, 0.0), max(seen.high, 0.0))
-    for share in (k / SHRINKS for k in range(SHRINKS, 0, -1)):
-        low, high = max(min(seen.low, 0.0), -limit * share), min(max(seen.high, 0.0), limit * share)
-        first, last = np.searchsorted(seen.edges, low, "right") - 1, np.searchsorted(seen.edges, high, "left")
-        if last - first < FINEST * LEVELS:
-            break
-        if (lost := _divergence(counts, int(first), int(last))) < best:
-            best, chosen = lost, Range(low, high)
-    return chosen
+    low, high = min(seen.low, 0.0), max(seen.high, 0.0)
+    reach = max(-low, high) * np.arange(SHRINKS, 0, -1) / SHRINKS
+    lows, highs = np.maximum(low, -reach), np.minimum(high, reach)
+    first, last = np.searchsorted(edges, lows, "right") - 1, np.searchsorted(edges, highs, "left")
+    fine = last - first >= FINEST * LEVELS
+    if not fine.any():
+        return Range(low, high)
+    lost = _Sums.of(counts).divergence(first[fine], last[fine])
+    at = int(lost.argmin())
+    return Range(float(lows[at]), float(highs[at])) if lost[at] < np.inf else Range(low, high)
 
 
-def _divergence(counts: Floats, first: int, last: int) -> float:
-    """``KL(P || Q)`` if the bins ``first <= i < last`` share the levels evenly; infinite if Q lacks what P has."""
-    inside = counts[first:last]
-    p = inside.copy()
-    p[0] += counts[:first].sum()
-    p[-1] += counts[last:].sum()
-    held = p > 0
-    level = np.arange(p.size) * LEVELS // p.size
-    q = np.bincount(level, inside, LEVELS)[level] / np.maximum(np.bincount(level, held, LEVELS), 1)[level]
-    p, q = p[held], q[held]
-    if not p.size or not q.all():
-        return np.inf
-    return float((p * np.log(p / q * (q.sum() / p.sum()))).sum() / p.sum())
+@dataclass(frozen=True, slots=True)
+class _Sums:
+    """Running sums over the bins, [BINS + 1] each: of the counts n, of those that hold any, and of ``n log n``."""
+
+    counts: Floats
+    total: Floats
+    held: Floats
+    entropy: Floats
+
+    @staticmethod
+    def of(counts: Floats) -> _Sums:
+        each = (counts, counts > 0, xlogy(counts, counts))
+        return _Sums(counts, *(np.concatenate([[0.0], np.cumsum(one, dtype=np.float64)]) for one in each))
+
+    def divergence(self, first: Indices, last: Indices) -> Floats:
+        """``KL(P || Q)``, [S], if bins ``first <= i < last`` share the levels evenly; infinite if Q lacks what P has.
+
+        With the sums of P and Q, ``sum p log p - sum p log q``: q is one number in a level, so the second is a sum over
+        levels. P differs from the counts in the bins at both ends only.
+        """
+        begins = -(-np.arange(LEVELS + 1) * (last - first)[:, None] // LEVELS)  # [S, LEVELS + 1], rounded up
+        at = first[:, None] + begins
+        inside, held = np.diff(self.total[at]), np.diff(self.held[at])
+        p, surprise = inside.copy(), self.entropy[last] - self.entropy[first]
+        below, above = self.total[first], self.total[-1] - self.total[last]
+        for level, end, outside in ((0, first, below), (-1, last - 1, above)):
+            n = self.counts[end]
+            p[:, level] += outside
+            held[:, level] += (n == 0) & (outside > 0)
+            surprise += xlogy(n + outside, n + outside) - xlogy(n, n)
+        q = np.where(inside > 0, inside, 1) / np.maximum(held, 1)
+        shared = inside.sum(axis=1)
+        sound = (shared > 0) & ((inside > 0) | (p == 0)).all(axis=1)
+        size, shared = (np.where(sound, each, 1) for each in (p.sum(axis=1), shared))
+        return np.where(sound, (surprise - (p * np.log(q)).sum(axis=1)) / size + np.log(shared / size), np.inf)
 
 
 def _within(seen: Histogram, low: float, high: float) -> Range:

@@ -7,17 +7,16 @@ wherever the data is read: a batch before it is used, what only the whole set ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import date
 
 import numpy as np
 
 from dlc.errors import DataError, RecipeError
+from dlc.manifest import ContractRecord, Record
 from dlc.types import Array, Feeds
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class Field(Record, frozen=True, kw_only=True):
     """What holds of one input; what is None is not promised.
 
     ``shape``: extents, or a name for one that varies. ``low``, ``high``: bounds of every value that is not missing.
@@ -43,8 +42,7 @@ class Field:
                 raise RecipeError(f"contract: dtype {self.dtype!r} is none of numpy's") from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Labels:
+class Labels(Record, frozen=True, kw_only=True):
     """What holds of the targets. ``classes``: all that may occur; ``least_share``, ``most_share``: of each of them."""
 
     classes: tuple[int, ...] | None = None
@@ -63,25 +61,16 @@ class Labels:
             raise RecipeError("contract: shares are of classes: state those that may occur, classes = [0, 1]")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DataContract:
-    """Which data this is, and what must hold of it.
+class DataContract(ContractRecord, frozen=True, kw_only=True):
+    """Which data this is, and what must hold of it; a recipe in TOML states the same fields.
 
     ``sha256``: of every byte fed and every target, as ``dlc data check`` prints it. ``source``, ``label`` (what a label
     means and who gave it), ``sampling`` (how examples were chosen), ``privacy``: in words. ``window``: first and last
     day that the data is of. ``inputs`` and ``targets``: what holds of the values. ``min_examples``: fewest there are.
     """
 
-    id: str
-    version: str
-    sha256: str | None = None
-    source: str = ""
-    label: str = ""
-    sampling: str = ""
-    window: tuple[str, str] | None = None
-    privacy: str = ""
     min_examples: int = 1
-    inputs: Mapping[str, Field] = field(default_factory=dict)
+    inputs: Mapping[str, Field] = {}
     targets: Labels | None = None
 
     def __post_init__(self) -> None:

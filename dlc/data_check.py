@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 
@@ -158,7 +159,9 @@ def _new_data(new: str, interface: Interface, contract: DataContract | None) -> 
         for start in range(0, len(next(iter(feeds.values()))), BATCH):
             yield {name: array[start : start + BATCH] for name, array in feeds.items()}
 
-    promised = None if contract is None else replace(contract, sha256=None, min_examples=1, targets=None)
+    promised = (
+        None if contract is None else msgspec.structs.replace(contract, sha256=None, min_examples=1, targets=None)
+    )
     return Dataset(file.name, batches, contract=promised), sorted(ignored)
 
 

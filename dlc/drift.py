@@ -31,8 +31,7 @@ BINS = 64
 PSI_BINS = 10
 
 
-@dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(Record, frozen=True, kw_only=True):
     """How far data may move, and at which activations to look besides those that are chosen."""
 
     psi: float = 0.25

@@ -1,19 +1,19 @@
 """What a search has measured, one JSON line each, so that one that was interrupted goes on where it stopped.
 
 The file's name is the hash of all that the numbers depend on. The objective is not part of it: the same mixes answer
-every question. A line that was cut off by an interruption is passed over.
+every question.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import msgspec
 import onnx_ir as ir
 
+from dlc import json_lines
 from dlc.costs import canonical_text
 from dlc.manifest import Record
 from dlc.passes.base import all_nodes, graphs
@@ -43,18 +43,14 @@ class Journal:
     measured: dict[Mix, Measured] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for entry in _read(self.file) if self.file is not None and self.file.is_file() else ():
+        for entry in () if self.file is None else json_lines.read(self.file, Sensitivity | Evaluation):
             self._remember(entry)
 
     def add(self, entry: Sensitivity | Evaluation) -> None:
         """Remember an entry, on disk at once."""
         self._remember(entry)
-        if self.file is None:
-            return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        whole = not self.file.is_file() or self.file.read_bytes()[-1:] in (b"", b"\n")
-        with self.file.open("ab") as lines:
-            lines.write((b"" if whole else b"\n") + msgspec.json.encode(entry) + b"\n")
+        if self.file is not None:
+            json_lines.append(self.file, entry)
 
     def _remember(self, entry: Sensitivity | Evaluation) -> None:
         if isinstance(entry, Sensitivity):
@@ -80,11 +76,3 @@ def _weights(model: ir.Model) -> Iterable[bytes]:
             if value.const_value is not None:
                 yield name.encode()
                 yield value.const_value.tobytes()
-
-
-def _read(file: Path) -> Iterator[Sensitivity | Evaluation]:
-    for line in file.read_bytes().splitlines():
-        try:
-            yield msgspec.json.decode(line, type=Sensitivity | Evaluation)
-        except msgspec.DecodeError:
-            continue

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from dlc.passes.half_quadratic import fit
-from dlc.passes.round_weights import learn_levels
+from dlc.passes.round_weights import DAMPING, learn_levels
 from dlc.types import Array, Bytes, Floats
 
 Method: TypeAlias = Literal["rtn", "hqq", "gptq"]
@@ -59,7 +59,8 @@ def quantize(
 ) -> Blocks:  # fmt: skip
     """Quantize in blocks; ``search`` picks the scale of least squared error instead of the covering one.
 
-    ``moments``: E[x x'] of what w multiplies, [K, K], for ``gptq``; without it that method rounds to nearest.
+    ``moments``: E[x x'] of what w multiplies, [K, K], for ``gptq``; without it that method rounds to nearest. The error
+    of a weight then counts as much as what it multiplies, in the choice of scales too.
     """
     rows, k = w.shape
     blocks = -(-k // block)
@@ -67,10 +68,15 @@ def quantize(
     padded[:, :k] = w
     flat = padded.reshape(-1, block)
     step = max(1, CHUNK // block)
-    parts = [_quantize(flat[i : i + step], bits, symmetric, search, method) for i in range(0, len(flat), step)]
+    learned = None if method != "gptq" or moments is None else np.pad(moments, (0, padded.shape[1] - k))
+    counts = np.ones((blocks, block), np.float32) if learned is None else _counts(learned).reshape(blocks, block)
+    parts = [
+        _quantize(part, counts[np.arange(i, i + len(part)) % blocks], bits, symmetric, search, method)
+        for i, part in ((i, flat[i : i + step]) for i in range(0, len(flat), step))
+    ]
     q, scale, zero = (np.concatenate(p) for p in zip(*parts, strict=True))
-    if method == "gptq" and moments is not None:
-        q = _learned(flat, scale, zero, bits, np.pad(moments, (0, padded.shape[1] - k)))
+    if learned is not None:
+        q = _learned(flat, scale, zero, bits, learned)
     return Blocks(
         bits,
         q.reshape(rows, blocks, block),
@@ -88,16 +94,23 @@ def pack(q: Array, bits: int) -> Array:
     return np.asarray(q[..., 0::2] | q[..., 1::2] << 4)
 
 
+def _counts(moments: Floats) -> Array:
+    """How much the error of each input counts, [K]: its energy, and ``DAMPING`` of the mean lest one be all."""
+    energy = np.diagonal(moments)
+    mean = energy.mean() or 1.0
+    return np.asarray(energy / mean + DAMPING, np.float32)
+
+
 def _quantize(
-    w: Array, bits: int, symmetric: bool, search: bool, method: Method = "rtn"  # noqa: FBT001
+    w: Array, counts: Array, bits: int, symmetric: bool, search: bool, method: Method = "rtn"  # noqa: FBT001
 ) -> tuple[Array, Array, Array]:  # fmt: skip
-    """Quantize blocks w: [n, block] to q: [n, block], scale: [n], zero: [n]."""
+    """Quantize blocks w: [n, block], of errors that count, [n, block], to q: [n, block], scale: [n], zero: [n]."""
     best: tuple[Array, Array, Array] | None = None
     error = np.full(len(w), np.inf, np.float32)
     for shrink in SHRINK if search else SHRINK[:1]:
         scale, zero = (_symmetric if symmetric else _asymmetric)(w, bits, np.float32(shrink))
         q = _round(w, scale, zero, bits)
-        e = np.square((q - zero[:, None]) * scale[:, None] - w).sum(axis=1)
+        e = (np.square((q - zero[:, None]) * scale[:, None] - w) * counts).sum(axis=1)
         if best is None:
             best, error = (q, scale, zero), e
             continue

@@ -31,12 +31,12 @@ import msgspec
 import numpy as np
 
 from dlc.calibration import Calibration, byte_size
+from dlc.contract import DataContract, Field, Labels
 from dlc.drift import Drift
 from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
 from dlc.recipe import Dataset, Dim, Gates, Input, Int8, Precision, Recipe, suggest
-from dlc.sources.contract_options import StatedContract, StatedDrift, StatedField, StatedLabels
 from dlc.sources.mixing_options import Stated, applied
 from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
@@ -65,7 +65,7 @@ class _Data(_Strict, frozen=True, kw_only=True):
     batch: int = 32
     name: str = ""
     slices: tuple[str, ...] = ()
-    contract: StatedContract | None = None
+    contract: DataContract | None = None
 
 
 class _Gates(_Strict, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ class Document(_Strict, frozen=True, kw_only=True):
     gates: _Gates | None = None
     calibrate: _Calibrate | None = None
     mixed: Stated | None = None
-    drift: StatedDrift | None = None
+    drift: Drift | None = None
     rewrites: tuple[str, ...] = ()
     expect_fusions: dict[str, int] = {}
     notes: tuple[str, ...] | None = None
@@ -112,8 +112,8 @@ class Document(_Strict, frozen=True, kw_only=True):
 TABLES: dict[str, type[msgspec.Struct]] = {
     "dims": _Dim, "inputs": _Input, "calibration": _Data, "evaluation": _Data, "gates": _Gates,
     "calibrate": _Calibrate,
-    "mixed": Stated, "drift": StatedDrift,
-    "contract": StatedContract, "contract.inputs": StatedField, "contract.targets": StatedLabels,
+    "mixed": Stated, "drift": Drift,
+    "contract": DataContract, "contract.inputs": Field, "contract.targets": Labels,
 }  # fmt: skip
 
 
@@ -125,6 +125,8 @@ def read(path: Path) -> Document:
         raise RecipeError(f"recipe {path}: {error.strerror}") from error
     except msgspec.ValidationError as error:
         raise RecipeError(f"recipe {path}: {_explain(str(error))}") from error
+    except RecipeError as error:
+        raise RecipeError(f"recipe {path}: {error}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {path} is not TOML: {error}") from error
 
@@ -147,7 +149,7 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
         if document.mixed is not None:
             given["mixed"] = applied(document.mixed, recipe.mixed)
         if document.drift is not None:
-            given["drift"] = Drift(**msgspec.structs.asdict(document.drift))
+            given["drift"] = document.drift
         if document.rewrites:
             given["rewrites"] = (*recipe.rewrites, *(look_up(name, path.parent) for name in document.rewrites))
         if document.expect_fusions:
@@ -215,7 +217,7 @@ def _dataset(data: _Data, path: Path) -> Dataset:
     slices = {name: (lambda name=name: read_arrays(file)[name]) for name in data.slices}
     return Dataset(
         data.name or file.stem, batches, targets if data.targets else None, file.name, slices,
-        None if data.contract is None else data.contract.promised(),
+        data.contract,
     )  # fmt: skip
 
 

@@ -77,6 +77,9 @@ class Mixed:
 
 def mix(model: ir.Model, recipe: Recipe, costs: Costs, int8: Passes) -> Mixed:
     """Search the mix that the recipe asks for; Unsupported if there is nothing to search, or no data to search with."""
+    limit, size = recipe.mixed.objective.within_bytes, file_bytes(model)
+    if limit is not None and size <= limit:
+        raise Unsupported(f"{recipe.mixed.objective}: that is FP32 itself, at {megabytes(size)}")
     if recipe.calibration is None:
         raise Unsupported("a mix is chosen on calibration data: give the recipe a calibration set")
     folds = halves(recipe.calibration)
@@ -259,7 +262,13 @@ def _answer(workshop: Workshop, names: Sequence[str], found: Found) -> Mixed:
     fp32 = Measured(ms=plain.ms / plain.ratio.value, ratio=unit, kept=unit, bytes=size, seconds=0.0)
     known = {frozenset[str](): fp32, **found.measured}
     records = {id(m): _record(m, [n for n in names if n not in chosen]) for chosen, m in known.items()}
-    best = fp32 if objective.keep is None and objective.holds(fp32) else known.get(found.best) if found.best else None
+    best = (
+        fp32
+        if objective.within_ms is not None and objective.holds(fp32)
+        else known.get(found.best)
+        if found.best
+        else None
+    )
     ahead = front(known.values(), by_size=objective.within_bytes is not None)
     record = manifest.SearchRecord(
         objective=str(objective), units=len(names), evaluations=len(found.measured),

@@ -19,6 +19,7 @@ from dlc.passes.quantize_weights import PRODUCTS, QuantizeWeights
 from dlc.passes.weighted import weights_of
 from dlc.recipe import Dataset, Precision, Recipe
 from dlc.stages.recovering import applied, closest, sqnr_db
+from dlc.stages.widening import widened
 from dlc.types import Bytes
 
 CLOSE_ENOUGH = 30.0
@@ -50,6 +51,8 @@ def weights_only(model: ir.Model, bits: int, recipe: Recipe, costs: Costs) -> Qu
         wide = replace(kept, table_bits=8)
         if sqnr_db(model, wide, data, threads) > sqnr_db(model, kept, data, threads) + DOUBLED:
             kept = wide
+    if bits == 4:
+        kept = widened(model, kept, data, threads)
     return replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
 
 

@@ -19,6 +19,7 @@ from dlc.export import export
 from dlc.feeds import measured_sizes
 from dlc.interface import Interface
 from dlc.models import digits_cnn
+from dlc.passes.base import Pass
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.fold_batch_norm import FoldBatchNorm
 from dlc.pipeline import run
@@ -29,7 +30,7 @@ from dlc.stages import mixing
 from dlc.stages.mixing import halves, mix, neighbours
 from dlc.stages.rewriting import Rewritten
 from dlc.stages.variants import PASSES_OF, Build, build
-from dlc.stages.workshop import Workshop, leaving
+from dlc.stages.workshop import Workshop, file_bytes, leaving
 from dlc.target import detect
 from dlc.types import Array, Feeds
 from tests.cli.conftest import FEATURES, classifier
@@ -151,10 +152,26 @@ def test_an_objective_that_nothing_meets_names_the_nearest(network: tuple[Recipe
     assert built.search is not None
 
 
-def test_where_fp32_holds_it_already_there_is_nothing_to_mix(network: tuple[Recipe, ir.Model, Costs]) -> None:
+def test_where_fp32_is_fast_enough_there_is_nothing_to_mix(network: tuple[Recipe, ir.Model, Costs]) -> None:
     recipe, model, costs = network
-    found = mix(model, asking(recipe, evaluations=1, within_bytes=10**9), costs, INT8)
+    found = mix(model, asking(recipe, evaluations=1, within_ms=1e6), costs, INT8)
     assert "that is FP32 itself" in found.reason
+
+
+def test_where_fp32_is_small_enough_nothing_is_calibrated_or_measured(
+    network: tuple[Recipe, ir.Model, Costs], measured: list[Mix]
+) -> None:
+    recipe, model, costs = network
+    size = file_bytes(model)
+    with pytest.raises(Unsupported, match="that is FP32 itself, at "):
+        mix(model, asking(recipe, within_bytes=size), costs, _never)
+    assert measured == []
+    with pytest.raises(AssertionError, match="int8 was asked for"):  # a byte less, and a search it is
+        mix(model, asking(recipe, within_bytes=size - 1), costs, _never)
+
+
+def _never(*_: object) -> list[Pass]:
+    raise AssertionError("int8 was asked for")
 
 
 def test_nodes_left_out_are_in_the_variant(network: tuple[Recipe, ir.Model, Costs]) -> None:
