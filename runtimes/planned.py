@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import onnx_ir as ir
 
 from dlc.allocations import Event, Planned, ShapeKey
 from dlc.errors import CapabilityError, DataError
 from dlc.runtimes.ort_cpu import OrtCpuRunner
-from dlc.runtimes.planned_library import Counts, Handle, Library, library
+from dlc.runtimes.planned_library import SMALLER, Counts, Handle, Library, library
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds, Outputs
 
@@ -65,9 +65,18 @@ class AllocatingRunner(OrtCpuRunner):
         return tuple(events)
 
 
+class _Choice(NamedTuple):
+    """Where runs with inputs of these shapes lie; ``handle`` None: there is no plan for them."""
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    handle: Handle | None
+    how: int
+
+
 class PlannedRunner(AllocatingRunner):
     """A session whose runs follow a plan if one is for the shapes of their inputs; ``tier`` says what is in force.
 
+    Shapes without a plan of their own lie in the smallest arena that is planned for shapes no smaller in any dimension.
     A plan is for the nodes of this file in file order: ``config`` keeps ONNX Runtime from changing either.
     Any number of threads may run it; it may be closed when none does.
     """
@@ -79,6 +88,7 @@ class PlannedRunner(AllocatingRunner):
         self.plans = tuple(plans)
         self.slabs = slabs
         self._handles: dict[ShapeKey, Handle] = {}
+        self._choice = NONE
         self._reason = ""
 
     def open(self) -> None:
@@ -112,15 +122,19 @@ class PlannedRunner(AllocatingRunner):
         if self.library is not None:
             for handle in self._handles.values():
                 self.library.destroy(handle)
-        self._handles = {}
+        self._handles, self._choice = {}, NONE
 
     def infer(self, feeds: Feeds) -> Outputs:
         """Run once, at planned offsets if there is a plan for these shapes."""
-        handle = self._handles.get(tuple([feeds[name].shape for name in self._names]))
-        if handle is None or self._begin(handle, 0) < 0:
-            return super().infer(feeds)
+        choice = self._choice
+        for name, shape in choice.shapes:  # most runs are of the shapes of the one before: no key is made, none hashed
+            if feeds[name].shape != shape:
+                choice = self._chosen(feeds)
+                break
+        if choice.handle is None or self._begin(choice.handle, choice.how) < 0:
+            return OrtCpuRunner.infer(self, feeds)
         try:
-            return super().infer(feeds)
+            return OrtCpuRunner.infer(self, feeds)
         finally:
             self._end()
 
@@ -140,15 +154,40 @@ class PlannedRunner(AllocatingRunner):
         return sum(map(self.library.counts, self._handles.values()), Counts())
 
     def _hold(self, serving: Library) -> None:
-        for plan in self.plans:
+        for plan in sorted(self.plans, key=lambda p: p.arena):
             if (key := self._key(plan)) in self._handles:
                 raise DataError(f"two plans are for inputs of shapes {list(map(list, key))}; keep one")
             self._handles[key] = serving.create(plan, self.slabs)
+        if self._handles:
+            self._choice = self._choose(next(iter(self._handles)))
+
+    def _chosen(self, feeds: Feeds) -> _Choice:
+        """Choose for a run, and for those after it: one attribute is set, so that threads may race for it."""
+        self._choice = choice = self._choose(tuple(feeds[name].shape for name in self._names))
+        return choice
+
+    def _choose(self, key: ShapeKey) -> _Choice:
+        shapes = tuple(zip(self._names, key, strict=True))
+        if (handle := self._handles.get(key)) is not None:
+            return _Choice(shapes, handle, 0)
+        larger = (handle for planned, handle in self._handles.items() if _within(key, planned))
+        return _Choice(shapes, next(larger, None), SMALLER)
 
     def _key(self, plan: Planned) -> ShapeKey:
         if missing := [name for name in self._names if name not in plan.shapes]:
             raise DataError(f"the plan states no shape of input {missing[0]!r}; it is for another model")
         return tuple(tuple(plan.shapes[name]) for name in self._names)
+
+
+def _within(shapes: ShapeKey, planned: ShapeKey) -> bool:
+    """Whether no dimension is larger than the planned one."""
+    return all(
+        len(a) == len(b) and all(x <= y for x, y in zip(a, b, strict=True))
+        for a, b in zip(shapes, planned, strict=True)
+    )  # fmt: skip
+
+
+NONE = _Choice((), None, 0)
 
 
 def trace(model: ir.Model | Path, feeds: Feeds, config: SessionConfig = FOLLOWED) -> tuple[Event, ...]:

@@ -5,8 +5,8 @@
    them it is malloc until a thread opens a run (dlc_run_begin): from then on, until dlc_run_end, the k-th allocation
    of that thread is the k-th entry of the plan. Runs of other threads and sessions share nothing but malloc.
 
-   A plan is a wish, never trusted: a range is handed out only if its size is the planned one and none of its bytes is
-   in use. Otherwise malloc serves, and the miss is counted. A slab whose ranges outlive their run is set aside until
+   A plan is a wish, never trusted: a range is handed out only if it is as large as planned, or smaller, and none of its
+   bytes is in use. Otherwise malloc serves, and the miss is counted. A slab whose ranges outlive their run is set aside until
    the last one is freed.
 
    Locks: `registry` guards the list of slabs, the plans and their counts; a slab's own lock its ranges. A thread that
@@ -62,6 +62,7 @@ typedef OrtStatus *(*RegisterAllocator)(OrtEnv *env, OrtAllocator *allocator);
 /* ---- Plans, slabs, runs ----------------------------------------------------------------------------------------- */
 
 enum { ALIGNMENT = 64, WINDOW = 16 };
+enum { TRACING = 1, SMALLER = 2 }; /* of a run: events are kept; shapes are no larger than those of the plan */
 #define ESCAPES UINT64_MAX /* the offset of a buffer that outlives the run: never in the slab */
 
 typedef struct {
@@ -114,7 +115,7 @@ typedef struct run {
     slab *slab;
     size_t next; /* entry expected */
     uint64_t served, misses;
-    bool tracing;
+    bool tracing, smaller;
     dlc_event *events;
     traced *live;
     size_t events_n, events_room, live_n, live_room;
@@ -240,15 +241,31 @@ static slab *lease(dlc_plan *plan) {
 
 /* ---- Allocating ------------------------------------------------------------------------------------------------- */
 
-/* Returns the next entry of this size, or n: a few allocations more or fewer than planned do not lose the thread. */
-static size_t find(const dlc_plan *plan, size_t from, size_t size) {
-    for (size_t i = from; i < plan->n && i < from + WINDOW; i++)
+/* Aligned memory beside the slabs. A block that was freed serves the next of its size, which one of posix_memalign need
+   not: it is asked for with room to align it, and cut to size, so that outputs creep through the heap. */
+static void *apart(size_t size) {
+    if (size > SIZE_MAX - ALIGNMENT) return NULL;
+    char *block = malloc(size + ALIGNMENT);
+    if (!block) return NULL;
+    char *address = block + ALIGNMENT - (uintptr_t)block % ALIGNMENT;
+    ((void **)address)[-1] = block; /* malloc aligns to two words, so that one has room */
+    return address;
+}
+
+static void free_apart(void *address) { free(((void **)address)[-1]); }
+
+/* Returns the next entry of this size, or n: a few allocations more or fewer than planned do not lose the thread. In a
+   run of smaller shapes sizes tell nothing, and the next entry is the one. */
+static size_t find(const run *r, size_t size) {
+    const dlc_plan *plan = r->plan;
+    if (r->smaller) return r->next < plan->n && plan->entries[r->next].size >= size ? r->next : plan->n;
+    for (size_t i = r->next; i < plan->n && i < r->next + WINDOW; i++)
         if (plan->entries[i].size == size) return i;
     return plan->n;
 }
 
 static void *planned(run *r, size_t size) {
-    size_t i = find(r->plan, r->next, size);
+    size_t i = find(r, size);
     void *address = NULL;
     if (i < r->plan->n) {
         r->next = i + 1;
@@ -284,7 +301,7 @@ static void *allocate(OrtAllocator *self, size_t size) {
     if (!size) return NULL;
     run *r = current;
     void *address = r && r->slab ? planned(r, size) : NULL;
-    if (!address && posix_memalign(&address, ALIGNMENT, size)) return NULL;
+    if (!address && !(address = apart(size))) return NULL;
     if (r && r->tracing) record_allocation(r, address, size);
     return address;
 }
@@ -307,7 +324,7 @@ static void release(OrtAllocator *self, void *address) {
     if (r && r->slab && within(r->slab, address))
         give_back(r->slab, address);
     else if (!give_back_elsewhere(address))
-        free(address);
+        free_apart(address);
 }
 
 /* ---- What dlc calls --------------------------------------------------------------------------------------------- */
@@ -351,13 +368,14 @@ PUBLIC void dlc_plan_counts(dlc_plan *plan, dlc_counts *out) {
     pthread_mutex_unlock(&registry);
 }
 
-/* Opens a run on this thread, inside one that is open if there is one; `plan` may be NULL. Returns 1 with a slab, 0
-   without, -1 if there is no memory and nothing was opened. */
-PUBLIC int dlc_run_begin(dlc_plan *plan, int tracing) {
+/* Opens a run on this thread, inside one that is open if there is one; `plan` may be NULL. `how`: TRACING, SMALLER.
+   Returns 1 with a slab, 0 without, -1 if there is no memory and nothing was opened. */
+PUBLIC int dlc_run_begin(dlc_plan *plan, int how) {
     run *r = calloc(1, sizeof *r);
     if (!r) return -1;
     r->plan = plan;
-    r->tracing = tracing != 0;
+    r->tracing = how & TRACING;
+    r->smaller = how & SMALLER;
     r->slab = plan ? lease(plan) : NULL;
     r->outer = current;
     current = r;

@@ -32,6 +32,8 @@ POSIX = os.name == "posix"
 COMPILERS = ("cc", "gcc", "clang")
 ESCAPES = 2**64 - 1
 """The offset that the library reads as: outlives the run."""
+TRACING, SMALLER = 1, 2
+"""How a run begins: its events are kept; its shapes are no larger than those of the plan."""
 TIMEOUT = 120
 """Seconds that a compiler may take."""
 
@@ -95,7 +97,7 @@ class Library:
     @contextmanager
     def traced(self, events: list[Event]) -> Iterator[None]:
         """Append to ``events`` what this thread allocates and frees meanwhile, by sessions that use the allocator."""
-        if self.begin(None, 1) < 0:
+        if self.begin(None, TRACING) < 0:
             raise MemoryError
         try:
             yield

@@ -87,6 +87,29 @@ static void allocations_not_foreseen_are_misses_and_do_not_lose_the_thread(void)
     dlc_plan_destroy(plan);
 }
 
+static void smaller_shapes_take_the_entries_in_turn(void) {
+    dlc_plan *plan = plan_of(1);
+    dlc_run_begin(plan, SMALLER);
+    char *a = get(64), *b = get(10);
+    CHECK(b - a == 128);
+    dlc_release(a);
+    char *c = get(1);
+    CHECK(c == a);
+    dlc_release(b);
+    dlc_release(c);
+    dlc_release(get(50));
+    dlc_run_end();
+    CHECK(counts_of(plan).served == 3 && counts_of(plan).misses == 0);
+    dlc_run_begin(plan, SMALLER);
+    char *large = get(101), *next = get(100); /* the first is larger than its entry, which waits for the next */
+    CHECK(next == a && (large < a || large >= a + 384));
+    dlc_release(large);
+    dlc_release(next);
+    dlc_run_end();
+    CHECK(counts_of(plan).served == 4 && counts_of(plan).misses == 1);
+    dlc_plan_destroy(plan);
+}
+
 static void a_stranded_slab_rests_when_its_last_range_is_freed(void) {
     dlc_plan *plan = plan_of(1);
     dlc_run_begin(plan, 0);
@@ -138,6 +161,10 @@ static void a_run_inside_a_run_has_a_slab_of_its_own(void) {
     dlc_run_end();
     dlc_run_end(); /* one too many is none */
     dlc_plan_destroy(plan);
+}
+
+static void sizes_that_wrap_are_refused(void) {
+    CHECK(!dlc_allocate(SIZE_MAX) && !dlc_allocate(SIZE_MAX - ALIGNMENT + 1));
 }
 
 static void events_are_in_order(void) {
@@ -297,6 +324,8 @@ int main(void) {
     serves_at_the_planned_offsets();
     a_range_in_use_is_not_given_twice();
     allocations_not_foreseen_are_misses_and_do_not_lose_the_thread();
+    smaller_shapes_take_the_entries_in_turn();
+    sizes_that_wrap_are_refused();
     a_stranded_slab_rests_when_its_last_range_is_freed();
     a_plan_lives_until_its_last_run_and_range_end();
     a_run_inside_a_run_has_a_slab_of_its_own();

@@ -78,10 +78,21 @@ def test_runs_are_served_at_their_offsets(chain: ir.Model) -> None:
 
 def test_the_plan_is_chosen_by_the_shapes_of_inputs(chain: ir.Model) -> None:
     with OrtCpuRunner(chain) as stock, PlannedRunner(chain, [planned_for(chain, n) for n in (10, 1000)]) as runner:
-        for n, runs in ((10, 1), (1000, 2), (77, 2)):  # none is for 77
+        for n, runs in ((10, 1), (1000, 2), (1001, 2), (10, 3)):  # none is for 1001
             assert np.array_equal(runner.run(feeds(n))["y"], stock.run(feeds(n))["y"])
             assert runner.counts.runs == runs
-        assert runner.counts.served == 6
+        assert (runner.counts.served, runner.counts.misses) == (9, 0)
+
+
+def test_smaller_shapes_lie_in_the_smallest_arena_that_has_room(chain: ir.Model) -> None:
+    with OrtCpuRunner(chain) as stock, PlannedRunner(chain, [planned_for(chain, n) for n in (1000, 100)]) as runner:
+        for n in (77, 1, 100, 777):
+            assert np.array_equal(runner.run(feeds(n))["y"], stock.run(feeds(n))["y"])
+        counts = {key: runner.library.counts(handle) for key, handle in runner._handles.items() if runner.library}
+    assert {key: (c.runs, c.served, c.misses) for key, c in counts.items()} == {
+        ((100,),): (3, 9, 0),
+        ((1000,),): (1, 3, 0),
+    }
 
 
 def test_a_wrong_plan_costs_misses_not_results(chain: ir.Model) -> None:

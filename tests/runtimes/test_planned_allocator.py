@@ -30,7 +30,7 @@ def work(runner):
     for _ in range(100):
         x = runner.run(feeds(1000))
         assert np.array_equal(x["y"], expected["y"])
-        runner.run(feeds(10))  # no plan
+        runner.run(feeds(1001))  # no plan
 
 with PlannedRunner(chain, [plan], slabs=2) as one, PlannedRunner(chain, [plan]) as two:
     expected = one.run(feeds(1000))
