@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from dlc import __version__
 from dlc.artifact import staging
 from dlc.errors import Unsupported, UserError
@@ -106,7 +108,9 @@ def write(sources: Sequence[Source], form: Form, folder: Path, licence: Path | N
 
 def describe(sources: Sequence[Source], form: Form, notes: Sequence[str]) -> Package:
     """Return the record of a package, without its files."""
-    source = sources[0]
+    source, links = sources[0], chain(sources)
+    if form.any_processor:
+        links = tuple(msgspec.structs.replace(link, isa=(), why="") for link in links)
     return Package(
         form=form.name,
         model=source.name,
@@ -118,6 +122,6 @@ def describe(sources: Sequence[Source], form: Form, notes: Sequence[str]) -> Pac
         interface=source.manifest.interface,
         dims=source.manifest.dims,
         tolerance=source.tolerance,
-        chain=chain(sources),
+        chain=links,
         notes=tuple(notes),
     )

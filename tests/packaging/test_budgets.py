@@ -13,7 +13,7 @@ from dlc.packaging.budgets import Budget, best, candidates
 from dlc.packaging.chain import SATURATES, chain
 from dlc.packaging.source import load_source
 from dlc.target import INTEGER_DOT
-from tests.packaging.conftest import Cli, set_verdict
+from tests.packaging.conftest import Cli, as_if_for, set_verdict
 
 
 @pytest.fixture
@@ -93,14 +93,6 @@ def test_a_budget_that_is_none_shows_how_one_is_written(option: str, text: str, 
     ran = cli("package", measured, "--as", "onnx", option, text)
     assert ran.code == 2
     assert "write a number and one of" in ran.err
-
-
-def as_if_for(artifact: Path, isa: tuple[str, ...]) -> Path:
-    manifest = Artifact.load(artifact).manifest
-    target = msgspec.structs.replace(manifest.target, isa=isa)
-    (artifact / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, target=target)))
-    seal(artifact)
-    return artifact
 
 
 def test_eight_bit_weights_ask_for_processors_that_sum_them_in_32_bits(artifact: Path) -> None:
