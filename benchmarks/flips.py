@@ -37,6 +37,8 @@ from dlc.tolerance import EPS32, distance
 from dlc.types import Array, Feeds, Outputs
 
 QUANTIZERS = ("DynamicQuantizeLinear", "QuantizeLinear")
+HIDDEN = ("DynamicQuantizeLSTM",)
+"""Operators that quantize inside, where nobody sees the values: they count as readers alone."""
 PLAIN = SessionConfig(graph_optimization="none")
 PROGRAM = Path(__file__).with_name("wasm.mjs")
 
@@ -76,28 +78,38 @@ def expand(model: ir.Model) -> ir.Model:
 
 
 def show(model: ir.Model) -> ir.Model:
-    """Make what quantizers give outputs of the graph, in place."""
+    """Make what quantizers give outputs of the graph, and what hidden ones read, in place."""
     for node in model.graph:
         if node.op_type in QUANTIZERS:
             model.graph.outputs.extend(node.outputs)
+        elif node.op_type in HIDDEN and (x := node.inputs[0]) is not None and x.producer() is not None:
+            model.graph.outputs.append(x)
     return model
 
 
 def take(model: ir.Model, given: Mapping[str, Array]) -> ir.Model:
-    """Let readers of quantizers read inputs of the graph instead, in place."""
-    for node in model.graph:
+    """Let readers of quantizers, and hidden quantizers, read inputs of the graph instead, in place."""
+    for node in list(model.graph):
         for value in node.outputs if node.op_type in QUANTIZERS else ():
-            if (array := given.get(str(value.name))) is not None:
-                fed = ir.val(f"{value.name}.given", ir.DataType.from_numpy(array.dtype), array.shape)
-                model.graph.inputs.append(fed)
-                value.replace_all_uses_with(fed)
+            if str(value.name) in given:
+                value.replace_all_uses_with(_fed(model, value, given))
+        if node.op_type in HIDDEN and (x := node.inputs[0]) is not None and str(x.name) in given:
+            node.replace_input_with(0, _fed(model, x, given))
     return model
+
+
+def _fed(model: ir.Model, value: ir.Value, given: Mapping[str, Array]) -> ir.Value:
+    array = given[str(value.name)]
+    fed = ir.val(f"{value.name}.given", ir.DataType.from_numpy(array.dtype), array.shape)
+    model.graph.inputs.append(fed)
+    return fed
 
 
 def shake(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> ir.Model:
     """Move what quantizers read by at most one eps of its value, in place."""
-    for i, node in enumerate([n for n in model.graph if n.op_type in QUANTIZERS]):
-        factors = 1 + EPS32 * rng.uniform(-1, 1, shapes[str(node.outputs[0].name)])
+    for i, node in enumerate([n for n in model.graph if n.op_type in (*QUANTIZERS, *HIDDEN)]):
+        known = node.outputs[0] if node.op_type in QUANTIZERS else node.inputs[0]
+        factors = 1 + EPS32 * rng.uniform(-1, 1, shapes[str(known.name)])
         by = ir.tensor(factors.astype(np.float32), name=f"factors{i}")
         value = ir.val(f"factors{i}", by.dtype, factors.shape, const_value=by)
         model.graph.initializers.add(value)
