@@ -108,7 +108,7 @@ def _fed(model: ir.Model, value: ir.Value, given: Mapping[str, Array]) -> ir.Val
 def shake(model: ir.Model, shapes: Mapping[str, tuple[int, ...]], rng: np.random.Generator) -> ir.Model:
     """Move what quantizers read by at most one eps of its value, in place."""
     for i, node in enumerate([n for n in model.graph if n.op_type in (*QUANTIZERS, *HIDDEN)]):
-        known = node.outputs[0] if node.op_type in QUANTIZERS else node.inputs[0]
+        known, *_ = node.outputs if node.op_type in QUANTIZERS else filter(None, node.inputs)
         factors = 1 + EPS32 * rng.uniform(-1, 1, shapes[str(known.name)])
         by = ir.tensor(factors.astype(np.float32), name=f"factors{i}")
         value = ir.val(f"factors{i}", by.dtype, factors.shape, const_value=by)

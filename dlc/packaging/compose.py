@@ -10,7 +10,7 @@ import msgspec
 
 from dlc import __version__
 from dlc.artifact import staging
-from dlc.errors import Unsupported, UserError
+from dlc.errors import ArtifactError, Unsupported, UserError
 from dlc.lookup import load
 from dlc.packaging import FORMS, record, texts
 from dlc.packaging.chain import chain
@@ -44,6 +44,14 @@ class _FailedProofError(Exception):
         self.made = made
 
 
+def form_called(name: str) -> Form:
+    """Return a form; ArtifactError if this version of dlc has none of that name."""
+    if name not in FORMS:
+        raise ArtifactError(f"form {name!r} is none that this dlc knows: it has {', '.join(FORMS)}; see dlc --version")
+    form: Form = load(FORMS[name])()
+    return form
+
+
 def destination(out: Path, source: Source, form: str) -> Path:
     """Return where a package goes."""
     return out / f"{source.name}-{source.precision}-{form}"
@@ -54,7 +62,7 @@ def compose(
     licence: Path | None = None,
 ) -> Packaged:  # fmt: skip
     """Package the first of these variants, with the others as its fallbacks, into a folder of ``out``."""
-    form: Form = load(FORMS[form_name])()
+    form = form_called(form_name)
     if len(sources) > 1 and not form.takes_fallbacks:
         takers = ", ".join(name for name, path in FORMS.items() if load(path).takes_fallbacks)
         raise UserError(f"--fallback: the form {form_name} holds one variant; those that hold several: {takers}")

@@ -102,3 +102,9 @@ def test_eight_bit_weights_ask_for_processors_that_sum_them_in_32_bits(artifact:
     assert (fp32.isa, fp32.why) == ((), "")
     seven = as_if_for(artifact, ("avx2",))  # weights of seven bits do not saturate
     assert chain([load_source(seven / "int8")])[0].isa == ()
+
+
+def test_a_variant_that_does_not_exist_is_not_called_too_large(measured: Path, cli: Cli) -> None:
+    ran = cli("package", measured / "int3", "--as", "onnx", "--max-size", "1GB")
+    assert ran.code == 2
+    assert "has no variant 'int3'; it has fp32, int8" in ran.err

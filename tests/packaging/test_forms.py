@@ -23,8 +23,8 @@ from dlc.packaging import FORMS, npm, record
 from dlc.packaging.chain import SATURATES
 from dlc.packaging.compose import Packaged, compose
 from dlc.packaging.form import Form
-from dlc.packaging.ort_form import listed
 from dlc.packaging.source import load_source
+from dlc.runtimes.ort_format import listed_operators
 from dlc.target import INTEGER_DOT
 from tests.packaging.conftest import Cli, as_if_for, edit_graph, set_verdict
 
@@ -233,10 +233,16 @@ def test_statistics_tell_another_distribution_from_the_same_one(artifact: Path, 
 
 def test_ort_lists_the_operators_of_the_graph_as_it_runs(artifact: Path, out: Path) -> None:
     folder = as_package(artifact, "ort", out)
-    assert listed(folder / "required_operators_and_types.config") == {"DynamicQuantizeMatMul", "Softmax"}
+    assert listed_operators(folder / "required_operators_and_types.config") == {"DynamicQuantizeMatMul", "Softmax"}
     text = (folder / "required_operators_and_types.config").read_text()
     assert "com.microsoft;1;DynamicQuantizeMatMul" in text
     assert "/" not in text, "a path of this machine"
+
+
+def test_the_build_command_names_the_version_and_is_one(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "ort", out)
+    assert f"--branch v{record.read(folder).runtime.version} " in (folder / "build.sh").read_text()
+    subprocess.run(["sh", "-n", "build.sh"], cwd=folder, check=True)
 
 
 def test_ort_finds_an_operator_that_is_listed_but_does_not_run(artifact: Path, out: Path) -> None:
