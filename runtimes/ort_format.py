@@ -57,6 +57,17 @@ def required_operators(path: Path) -> str:
     return "".join(line for line in lines if not line.startswith("#"))
 
 
+def listed_operators(path: Path) -> set[str]:
+    """Return the operator types that such a file lists, as the parser of ONNX Runtime's build reads it.
+
+    Without domains and versions: a profile has neither. CapabilityError if the package's tools are missing.
+    """
+    with _tools():
+        from onnxruntime.tools.reduced_build_config_parser import parse_config
+    operators, _ = parse_config(str(path), True)  # noqa: FBT003 - their signature
+    return {name for opsets in operators.values() for names in opsets.values() for name in names}
+
+
 @contextlib.contextmanager
 def _tools() -> Iterator[None]:
     """Explain that the tools of onnxruntime are missing, which the package comes with, and they need flatbuffers."""

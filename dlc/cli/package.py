@@ -92,6 +92,8 @@ def _choose(source: Path, budget: Budget, *, allow_failing: bool, form: Format) 
     if not whole and budget == Budget():
         return source
     artifact = load_artifact(source if whole else source.parent)
+    if not whole:
+        artifact.variant(source.name)  # one that does not exist is no budget's fault
     found = candidates(artifact, budget, allow_failing=allow_failing, only=None if whole else source.name)
     chosen = best(found)
     if form == "json":

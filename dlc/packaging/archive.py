@@ -12,14 +12,22 @@ import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from dlc.errors import ArtifactError
+from dlc.types import Bytes
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The earliest date of the format."""
 MODE = stat.S_IFREG | 0o644
 UNIX = 3
+NAME: Bytes = 255
+"""What a part of a path may take where files are kept."""
+DAMAGE = (
+    zipfile.BadZipFile, EOFError, FileExistsError, NotADirectoryError, NotImplementedError, RuntimeError, ValueError,
+)  # fmt: skip
+"""What zipfile and unpacking raise of a file that is not as ``pack`` writes it; a full disk is none of these."""
 FILES = 10_000
 """More entries than this are refused: the largest package has some dozens."""
 
@@ -29,17 +37,22 @@ def pack(folder: Path, path: Path) -> None:
     _write({p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}, path)
 
 
-def faults(path: Path) -> list[str]:
-    """Say what makes a file other than the zip that ``pack`` would write of its contents; empty if nothing does."""
-    try:
-        with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
-            folder, again = Path(scratch) / "content", Path(scratch) / "again.zip"
-            unpack(path, folder)
-            pack(folder, again)
-            same = filecmp.cmp(path, again, shallow=False)
-    except ArtifactError as error:
-        return [str(error)]
-    return [] if same else [f"{path.name} is not, byte for byte, the zip of what is in it: it was changed"]
+@contextmanager
+def opened(path: Path) -> Iterator[Path]:
+    """Yield a package as a folder: itself, or the content of a zip, which is gone afterwards.
+
+    ArtifactError if a file is not, byte for byte, the zip that ``pack`` would write of what is in it.
+    """
+    if not path.is_file():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
+        folder, again = Path(scratch) / "package", Path(scratch) / "again.zip"
+        unpack(path, folder)
+        pack(folder, again)
+        if not filecmp.cmp(path, again, shallow=False):
+            raise ArtifactError(f"{path.name} is not, byte for byte, the zip of what is in it: it was changed")
+        yield folder.resolve()
 
 
 def unpack(path: Path, folder: Path) -> None:
@@ -49,20 +62,17 @@ def unpack(path: Path, folder: Path) -> None:
             entries = list(_checked(file, path.stat().st_size))
             folder.mkdir()
             for entry in entries:
-                place = folder / entry.filename
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with file.open(entry) as packed, place.open("xb") as plain:
-                    shutil.copyfileobj(packed, plain)
-    except (
-        zipfile.BadZipFile,
-        OSError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        ValueError,
-        UnicodeError,
-    ) as error:
+                _unpack(file, entry, folder / entry.filename)
+    except DAMAGE as error:
         raise ArtifactError(f"{path.name} is damaged, or is no zip: {error}") from error
+    except OSError as error:
+        raise ArtifactError(f"{path} cannot be unpacked: {error}") from error
+
+
+def _unpack(file: zipfile.ZipFile, entry: zipfile.ZipInfo, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with file.open(entry) as packed, place.open("xb") as plain:
+        shutil.copyfileobj(packed, plain)
 
 
 def _checked(file: zipfile.ZipFile, size: int) -> Iterator[zipfile.ZipInfo]:
@@ -92,6 +102,8 @@ def _problem(entry: zipfile.ZipInfo) -> str | None:
         or PureWindowsPath(name).drive
     ):
         return "leaves the folder that it is unpacked into"
+    if any(len(part.encode()) > NAME for part in parts):
+        return f"has a name of more than {NAME} bytes"
     if entry.compress_type != zipfile.ZIP_STORED or entry.compress_size != entry.file_size:
         return "is compressed; packages store their files as they are"
     if entry.external_attr >> 16 != MODE:

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dlc.errors import ArtifactError
-from dlc.lookup import load
-from dlc.packaging import FORMS, archive, record, signing
-from dlc.packaging.compose import Packaged, compose, destination
-from dlc.packaging.form import Form, Proof
+from dlc.packaging import archive, record, signing
+from dlc.packaging.compose import Packaged, compose, destination, form_called
+from dlc.packaging.form import Proof
 from dlc.packaging.record import RECORD, SIGNATURE, Package
 from dlc.packaging.source import Source
 from dlc.verify import Check
@@ -68,25 +67,26 @@ def verify(path: Path, key: Path | None, *, trust: bool = False) -> list[Check]:
     The replay runs the package's own program, so it is left out unless the owner of ``key`` signed it, or ``trust``.
     """
     public = signing.load_public(key) if key else None
-    with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
-        folder = path
-        if path.is_file():
-            if damage := archive.faults(path):
-                return [Check("archive", ok=False, detail=line) for line in damage]
-            folder = Path(scratch) / "package"
-            archive.unpack(path, folder)
-        checks = integrity(folder, public)
-        if all(c.ok for c in checks):
-            checks += (
-                _replay(folder.resolve()) if trust or public is not None else [Check("replay", ok=True, detail=LEFT)]
-            )
-    return checks
+    try:
+        with archive.opened(path) as folder:
+            return list(_checks(folder, public, trust=trust or public is not None))
+    except ArtifactError as error:
+        if not path.is_file():
+            raise
+        return [Check("archive", ok=False, detail=str(error))]
+
+
+def _checks(folder: Path, public: Ed25519PublicKey | None, *, trust: bool) -> Iterator[Check]:
+    checks = integrity(folder, public)
+    yield from checks
+    if all(c.ok for c in checks):
+        yield from _replay(folder) if trust else [Check("replay", ok=True, detail=LEFT)]
 
 
 def _replay(folder: Path) -> list[Check]:
-    form: Form = load(FORMS[record.read(folder).form])()
+    form = form_called(record.read(folder).form)
     form.require()
-    return [_check(proof) for proof in form.check(folder)]
+    return [_check(proof) for proof in form.check(folder.resolve())]
 
 
 def integrity(folder: Path, public: Ed25519PublicKey | None) -> list[Check]:

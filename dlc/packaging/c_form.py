@@ -6,19 +6,20 @@ import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from dlc.errors import Unsupported
-from dlc.packaging import golden, record
+from dlc.packaging import golden, links
 from dlc.packaging.chain import chain
 from dlc.packaging.form import Form, Proof
-from dlc.packaging.programs import find, last_words, prove, run
+from dlc.packaging.options import entries
+from dlc.packaging.programs import find, last_words, run
+from dlc.packaging.record import Link
 from dlc.packaging.source import Source
-from dlc.packaging.texts import copy_programs, render
-from dlc.runtimes.session import SessionConfig
+from dlc.packaging.texts import copy_programs, fill
 from dlc.target import runtime_distribution
 
 PROGRAMS = ("ort_abi.h", "model.h", "model.c", "selftest.c", "CMakeLists.txt")
@@ -28,14 +29,13 @@ LEVELS = {
 TYPES = {name: int(ir.DataType.from_numpy(np.dtype(name))) for name in golden.DTYPES}
 RANK_MAX, IO_MAX = 8, 64
 """MODEL_RANK_MAX and MODEL_IO_MAX of model.h."""
-DISABLED = "optimization.disable_specified_optimizers"
-"""The session entry that takes names of optimisers, separated by semicolons."""
 
 
 class CForm(Form):
     """A folder of C sources, headers and data."""
 
     name: ClassVar[str] = "c"
+    takes_fallbacks: ClassVar[bool] = True
 
     def require(self) -> None:
         """Need cmake and a C compiler."""
@@ -43,23 +43,19 @@ class CForm(Form):
         find("gcc", "cc", "clang")
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
-        """Write the model, the program, and as headers what the program must know of the model."""
-        [source], [link] = sources, chain(sources)
-        _check_limits(source)
-        source.copy_model(folder)
-        index = golden.write(source, folder)
+        """Write the models, the program, and as headers what the program must know of the models."""
+        for source in sources:
+            _check_limits(source)
+        vectors = links.write(sources, folder)
         copy_programs(self.name, PROGRAMS, folder)
-        data = render(
-            self.name, "model_data.h.j2", model=source.name, variant=source.precision, golden=index, types=TYPES,
-            inputs=[t.name for t in source.interface.inputs], outputs=[t.name for t in source.interface.outputs],
-            threads=source.session.intra_op_threads, optimization=LEVELS[source.session.graph_optimization],
-            entries=entries(source.session), needs=link.why if link.isa else "",
-            bytes=(folder / golden.DATA).stat().st_size,
+        chosen = sources[0]
+        fill(
+            self.name, "model_data.h.j2", folder / "model_data.h", model=chosen.name, types=TYPES,
+            inputs=[t.name for t in chosen.interface.inputs], outputs=[t.name for t in chosen.interface.outputs],
+            variants=[_variant(*each, folder) for each in zip(sources, chain(sources), vectors, strict=True)],
         )  # fmt: skip
-        (folder / "model_data.h").write_text(data, encoding="utf-8")
-        plan = render(self.name, "memory_plan.h.j2", plan=source.plan)
-        (folder / "memory_plan.h").write_text(plan, encoding="utf-8")
-        return () if source.plan else ("the artifact holds no memory plan of this variant",)
+        fill(self.name, "memory_plan.h.j2", folder / "memory_plan.h", plan=chosen.plan, variant=chosen.precision)
+        return () if chosen.plan else ("the artifact holds no memory plan of this variant",)
 
     def check(self, folder: Path) -> list[Proof]:
         """Build with cmake and gcc against the shared library of the installed package, and run the self-test."""
@@ -69,13 +65,17 @@ class CForm(Form):
             built = configured if configured.returncode else run([cmake, "--build", build], folder)
             if built.returncode:
                 return [Proof("gcc", ok=False, detail=f"does not build: {last_words(built)}")]
-            return [prove("C program", record.read(folder).variant, [Path(build) / "selftest", folder], folder)]
+            return links.prove("C program", [Path(build) / "selftest", folder], folder)
 
 
-def entries(config: SessionConfig) -> list[tuple[str, str]]:
-    """Return the session entries, among them the one that disables optimisers: C has no other way to."""
-    disabled = [(DISABLED, ";".join(config.disabled_optimizers))] if config.disabled_optimizers else []
-    return [*config.entries.items(), *disabled]
+def _variant(source: Source, link: Link, vectors: golden.Golden, folder: Path) -> dict[str, Any]:
+    """Return what model_data.h says of a variant."""
+    return {
+        "name": source.precision, "threads": source.session.intra_op_threads,
+        "optimization": LEVELS[source.session.graph_optimization], "entries": entries(source.session),
+        "needs": link.why if link.isa else "", "golden": vectors,
+        "bytes": (folder / source.precision / golden.DATA).stat().st_size,
+    }  # fmt: skip
 
 
 def library_folder() -> Path:

@@ -23,6 +23,13 @@ def chain(sources: Sequence[Source]) -> tuple[Link, ...]:
     return tuple(_link(source) for source in sources)
 
 
+def unchecked(link: Link, who: str) -> list[str]:
+    """Return a note for a form whose runtime loads a variant wherever it is; none if the variant runs anywhere."""
+    if not link.isa:
+        return []
+    return [f"{link.variant} needs a processor with one of {', '.join(link.isa)}: {link.why}; {who} does not look"]
+
+
 def fallbacks(source: Source, precisions: Sequence[str], *, allow_failing: bool) -> list[Source]:
     """Return the chosen variant and those that stand in for it; UserError for one named twice, or one that failed."""
     sources = [source]

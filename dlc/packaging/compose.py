@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import msgspec
+
 from dlc import __version__
 from dlc.artifact import staging
-from dlc.errors import Unsupported, UserError
+from dlc.errors import ArtifactError, Unsupported, UserError
 from dlc.lookup import load
 from dlc.packaging import FORMS, record, texts
 from dlc.packaging.chain import chain
@@ -42,6 +44,14 @@ class _FailedProofError(Exception):
         self.made = made
 
 
+def form_called(name: str) -> Form:
+    """Return a form; ArtifactError if this version of dlc has none of that name."""
+    if name not in FORMS:
+        raise ArtifactError(f"form {name!r} is none that this dlc knows: it has {', '.join(FORMS)}; see dlc --version")
+    form: Form = load(FORMS[name])()
+    return form
+
+
 def destination(out: Path, source: Source, form: str) -> Path:
     """Return where a package goes."""
     return out / f"{source.name}-{source.precision}-{form}"
@@ -52,7 +62,7 @@ def compose(
     licence: Path | None = None,
 ) -> Packaged:  # fmt: skip
     """Package the first of these variants, with the others as its fallbacks, into a folder of ``out``."""
-    form: Form = load(FORMS[form_name])()
+    form = form_called(form_name)
     if len(sources) > 1 and not form.takes_fallbacks:
         takers = ", ".join(name for name, path in FORMS.items() if load(path).takes_fallbacks)
         raise UserError(f"--fallback: the form {form_name} holds one variant; those that hold several: {takers}")
@@ -106,7 +116,9 @@ def write(sources: Sequence[Source], form: Form, folder: Path, licence: Path | N
 
 def describe(sources: Sequence[Source], form: Form, notes: Sequence[str]) -> Package:
     """Return the record of a package, without its files."""
-    source = sources[0]
+    source, links = sources[0], chain(sources)
+    if form.any_processor:
+        links = tuple(msgspec.structs.replace(link, isa=(), why="") for link in links)
     return Package(
         form=form.name,
         model=source.name,
@@ -118,6 +130,6 @@ def describe(sources: Sequence[Source], form: Form, notes: Sequence[str]) -> Pac
         interface=source.manifest.interface,
         dims=source.manifest.dims,
         tolerance=source.tolerance,
-        chain=chain(sources),
+        chain=links,
         notes=tuple(notes),
     )

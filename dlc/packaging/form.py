@@ -58,6 +58,8 @@ class Form(ABC):
     """Whether the folder holds the models of the whole chain, and its program chooses among them."""
     providers: ClassVar[tuple[str, ...]] = ("cpu",)
     """Where its program can run a model."""
+    any_processor: ClassVar[bool] = False
+    """Whether its runtime computes the same on every processor, so that the chain asks for no instruction set."""
     includes_runtime: ClassVar[bool] = False
     """Whether files of the runtime are in the folder, so that it is all that the target needs."""
 

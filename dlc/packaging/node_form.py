@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dlc.packaging import golden, record
-from dlc.packaging.c_form import entries
-from dlc.packaging.chain import chain
+from dlc.artifact import SESSION
+from dlc.packaging import links
 from dlc.packaging.form import Form, Proof
 from dlc.packaging.limits import check_limits
 from dlc.packaging.npm import VERSION, modules
-from dlc.packaging.programs import find, prove
+from dlc.packaging.options import for_javascript
+from dlc.packaging.programs import find
 from dlc.packaging.record import Runtime
 from dlc.packaging.source import Source
-from dlc.packaging.texts import copy_programs, render
-from dlc.runtimes.session import SessionConfig
-
-LEVELS = {"none": "disabled", "basic": "basic", "extended": "extended", "all": "all"}
+from dlc.packaging.texts import copy_programs, fill, write_json
 
 
 class NodeForm(Form):
@@ -27,6 +23,7 @@ class NodeForm(Form):
 
     name: ClassVar[str] = "node"
     providers: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    takes_fallbacks: ClassVar[bool] = True
 
     def runtime(self) -> Runtime:
         """Return the pinned onnxruntime-node."""
@@ -38,51 +35,21 @@ class NodeForm(Form):
         modules("onnxruntime-node", "onnxruntime-common")
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
-        """Write the package."""
-        [source], [link] = sources, chain(sources)
-        check_limits(source, self.runtime())
-        source.copy_model(folder)
-        golden.write(source, folder)
-        copy_programs(self.name, ("index.js", "test.js", "golden.mjs"), folder)
-        types = render(self.name, "index.d.ts.j2", interface=source.interface)
-        (folder / "index.d.ts").write_text(types, encoding="utf-8")
-        options = {"session": session_options(source.session), "isa": link.isa, "why": link.why}
-        write_json(folder / "session.json", options)
-        write_json(folder / "package.json", _package(source))
+        """Write the package: one folder for each variant, the chain, and the program that chooses."""
+        for source in sources:
+            check_limits(source, self.runtime())
+        links.write(sources, folder)
+        for source in sources:
+            write_json(folder / source.precision / SESSION, for_javascript(source.session))
+        copy_programs(self.name, ("index.js", "machine.js", "test.js", "golden.mjs"), folder)
+        fill(self.name, "index.d.ts.j2", folder / "index.d.ts", interface=sources[0].interface)
+        write_json(folder / "package.json", _package(sources[0]))
         return ()
 
     def check(self, folder: Path) -> list[Proof]:
-        """Run the package's test in Node.js."""
-        node = find("node", "nodejs")
+        """Run the package's test in Node.js, for each variant of the chain."""
         packages = modules("onnxruntime-node", "onnxruntime-common")
-        variant = record.read(folder).variant
-        return [prove("Node.js", variant, [node, "test.js"], folder, {"NODE_PATH": str(packages)})]
-
-
-def session_options(config: SessionConfig) -> dict[str, Any]:
-    """Write session options as ONNX Runtime's JavaScript interface takes them."""
-    options: dict[str, Any] = {
-        "executionProviders": [config.provider],
-        "graphOptimizationLevel": LEVELS[config.graph_optimization],
-        "intraOpNumThreads": config.intra_op_threads,
-        "interOpNumThreads": 1,
-        "executionMode": "sequential",
-    }
-    if found := entries(config):
-        options["extra"] = _nested(found)
-    return options
-
-
-def _nested(found: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Turn ``session.x`` into ``{"session": {"x": …}}``, from which the interface makes it again."""
-    tree: dict[str, Any] = {}
-    for key, value in found:
-        *path, last = key.split(".")
-        branch = tree
-        for part in path:
-            branch = branch.setdefault(part, {})
-        branch[last] = value
-    return tree
+        return links.prove("Node.js", [find("node", "nodejs"), "test.js"], folder, {"NODE_PATH": str(packages)})
 
 
 def _package(source: Source) -> dict[str, Any]:
@@ -98,8 +65,3 @@ def _package(source: Source) -> dict[str, Any]:
         "engines": {"node": ">=18"},
         "dlc": {"variant": source.precision, "artifact": source.seal},
     }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -9,16 +9,17 @@ from typing import ClassVar
 
 import msgspec
 
+from dlc.artifact import SESSION
 from dlc.errors import ModelError, Unsupported
 from dlc.packaging import golden, record
-from dlc.packaging.chain import PROVIDERS
+from dlc.packaging.chain import chain, unchecked
 from dlc.packaging.form import Form, Proof
 from dlc.packaging.limits import explain
 from dlc.packaging.onnx_form import PYTHON, environment
 from dlc.packaging.programs import last_words, prove, run
 from dlc.packaging.source import Source
-from dlc.packaging.texts import copy_programs
-from dlc.runtimes.ort_format import required_operators, save_ort
+from dlc.packaging.texts import copy_programs, fill, write_json
+from dlc.runtimes.ort_format import listed_operators, required_operators, save_ort
 from dlc.target import isa
 
 MODEL = "model.ort"
@@ -34,18 +35,18 @@ class OrtForm(Form):
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
         """Write the model as it runs at the optimisation level of ``session.json``, and the operators of that graph."""
-        [source] = sources
+        [source], [link] = sources, chain(sources)
         try:
             save_ort(source.model, source.session, folder / MODEL)
         except ModelError as error:
             raise Unsupported(explain(str(error), source, self.runtime())) from error
         operators = required_operators(folder / MODEL)
         (folder / OPERATORS).write_text(operators, encoding="utf-8")
-        options = {**msgspec.to_builtins(source.session), "variant": source.precision, "provider": PROVIDERS["cpu"]}
-        (folder / "session.json").write_text(json.dumps(options, indent=1) + "\n", encoding="utf-8")
+        write_json(folder / SESSION, {**msgspec.to_builtins(source.session), **msgspec.to_builtins(link)})
         golden.write(source, folder)
-        copy_programs(self.name, ("proof.py", "replay.py", "build.sh"), folder)
-        return (_layout_note(),) if BLOCKED in operators else ()
+        copy_programs(self.name, ("proof.py", "machine.py", "replay.py"), folder)
+        fill(self.name, "build.sh.j2", folder / "build.sh", version=self.runtime().version)
+        return (*([_layout_note()] if BLOCKED in operators else []), *unchecked(link, "a runtime of your own"))
 
     def check(self, folder: Path) -> list[Proof]:
         """Replay in onnxruntime; then profile a run, and compare what ran with what the configuration lists."""
@@ -55,28 +56,7 @@ class OrtForm(Form):
             child = run([*PYTHON, "proof.py", "--operators"], folder, variables)
         if child.returncode:
             return [replayed, Proof("operators", ok=False, detail=last_words(child))]
-        return [replayed, _compared(listed(folder / OPERATORS), set(json.loads(child.stdout)))]
-
-
-def listed(path: Path) -> set[str]:
-    """Return the operator types that a configuration lists, without domains and versions: a profile has neither."""
-    found: set[str] = set()
-    for line in path.read_text(encoding="utf-8").splitlines():
-        _, _, operators = line.split(";", 2)
-        found |= set(_names(operators))
-    return found
-
-
-def _names(text: str) -> list[str]:
-    """Split ``Add{"inputs": {…}},Relu`` at the commas outside of braces, and drop what is inside."""
-    names, depth = [""], 0
-    for character in text:
-        depth += (character == "{") - (character == "}")
-        if depth == 0 and character == ",":
-            names.append("")
-        elif depth == 0 and character != "}":
-            names[-1] += character
-    return names
+        return [replayed, _compared(listed_operators(folder / OPERATORS), set(json.loads(child.stdout)))]
 
 
 def _compared(stated: set[str], ran: set[str]) -> Proof:

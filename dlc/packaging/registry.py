@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import msgspec
 
@@ -64,13 +63,7 @@ class Registry:
 
     def push(self, path: Path) -> tuple[str, str]:
         """Add a package folder or a bundle; return its model and version. Pushing it again changes nothing."""
-        with TemporaryDirectory(prefix="dlc-") as scratch:
-            folder = path
-            if path.is_file():
-                if damage := archive.faults(path):
-                    raise ArtifactError(f"{path} is not pushed: {damage[0]}")
-                folder = Path(scratch) / "package"
-                archive.unpack(path, folder)
+        with archive.opened(path) as folder:
             if bad := [c.detail for c in integrity(folder, None) if not c.ok]:
                 raise ArtifactError(f"{path} is not pushed: {bad[0]}")
             return self._push(folder)

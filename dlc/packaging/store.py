@@ -25,7 +25,7 @@ class Store:
         except ImportError as error:
             raise CapabilityError("a registry needs the package fsspec: pip install 'dlc[package]'") from error
         try:
-            self._files, self._root = url_to_fs(address)
+            self._files, self._root = url_to_fs(address, use_listings_cache=False)  # others write meanwhile
         except ImportError as error:
             raise CapabilityError(f"{address}: {error}") from error
         except ValueError as error:

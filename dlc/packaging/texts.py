@@ -33,6 +33,16 @@ def render(form: str, name: str, **values: Any) -> str:
     return environment.get_template(name).render(**values)
 
 
+def fill(form: str, name: str, path: Path, **values: Any) -> None:
+    """Write a filled template."""
+    path.write_text(render(form, name, **values), encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write indented JSON."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def copy_programs(form: str, names: Sequence[str], folder: Path) -> None:
     """Copy files of a form, or of all forms, as they are."""
     for name in names:
@@ -43,9 +53,7 @@ def copy_programs(form: str, names: Sequence[str], folder: Path) -> None:
 def write_readme(package: Package, folder: Path, source: Source) -> None:
     """Write ``README.md`` from the template of the form."""
     names = [t.name for t in source.interface.inputs]
-    (folder / "README.md").write_text(
-        render(package.form, "README.md.j2", package=package, inputs=names), encoding="utf-8"
-    )
+    fill(package.form, "README.md.j2", folder / "README.md", package=package, inputs=names)
 
 
 def write_notices(package: Package, folder: Path, *, included: bool, licence: Path | None) -> None:
@@ -92,7 +100,7 @@ def write_sbom(package: Package, folder: Path, source: Source) -> None:
         "components": [runs],
         "dependencies": [{"ref": reference, "dependsOn": [runs["bom-ref"]]}, {"ref": runs["bom-ref"]}],
     }
-    (folder / SBOM).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(folder / SBOM, document)
 
 
 def _component(runtime: Runtime) -> dict[str, Any]:

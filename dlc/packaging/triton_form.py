@@ -17,7 +17,9 @@ import onnx_ir as ir
 from dlc.artifact import MODEL
 from dlc.interface import Interface, TensorType
 from dlc.packaging import golden
+from dlc.packaging.chain import chain, unchecked
 from dlc.packaging.form import Form, Proof
+from dlc.packaging.options import entries
 from dlc.packaging.source import Source
 from dlc.packaging.texts import TEMPLATES
 from dlc.runtimes.session import SessionConfig
@@ -30,8 +32,8 @@ TYPES = {
 }  # fmt: skip
 LEVELS = {"none": 2, "basic": -1, "extended": 1, "all": 0}
 """``optimization.graph.level`` as Triton's ONNX Runtime backend reads it."""
-QUEUE_MICROSECONDS = 100
-"""How long a request waits for others to form a batch: short beside what a model takes."""
+ENTRIES = ("session.use_device_allocator_for_initializers",)
+"""The session entries that the backend hands on (its README, "Model Config Options")."""
 
 
 class TritonForm(Form):
@@ -44,7 +46,7 @@ class TritonForm(Form):
         """Write the repository, with warm-up data from the golden vectors."""
         from google.protobuf import text_format
 
-        [source] = sources
+        [source], [link] = sources, chain(sources)
         place = folder / REPOSITORY / source.name
         (place / VERSION).mkdir(parents=True)
         (place / WARM_UP).mkdir()
@@ -53,11 +55,11 @@ class TritonForm(Form):
         config = _config(source, index)
         data = (folder / golden.DATA).read_bytes()
         batched = config.max_batch_size > 0
-        for tensor in index.vectors[0].inputs:
+        for number, tensor in enumerate(index.vectors[0].inputs):
             first = tensor.bytes // tensor.shape[0] if batched else tensor.bytes
-            (place / WARM_UP / tensor.name).write_bytes(data[tensor.offset :][:first])
+            (place / WARM_UP / str(number)).write_bytes(data[tensor.offset :][:first])
         (place / CONFIG).write_text(text_format.MessageToString(config), encoding="utf-8")
-        return ("no server was run",)
+        return ("no server was run", *_left_out(source.session), *unchecked(link, "the server"))
 
     def check(self, folder: Path) -> list[Proof]:
         """Parse the configuration, and compare it with the graph and with the warm-up data."""
@@ -85,11 +87,11 @@ def _config(source: Source, index: golden.Golden) -> Any:
     config.instance_group.add(count=1, kind=kind)
     _set_options(config, source.session)
     if batch > 1:
-        config.dynamic_batching.max_queue_delay_microseconds = QUEUE_MICROSECONDS
+        config.dynamic_batching.SetInParent()  # what waits is batched; nothing is held back for more to come
     warm = config.model_warmup.add(name="golden", batch_size=1)
-    for stated, entry in zip(config.input, index.vectors[0].inputs, strict=True):
+    for number, (stated, entry) in enumerate(zip(config.input, index.vectors[0].inputs, strict=True)):
         fed = warm.inputs[entry.name]
-        fed.data_type, fed.input_data_file = stated.data_type, entry.name
+        fed.data_type, fed.input_data_file = stated.data_type, str(number)  # a name may hold a slash
         fed.dims.extend(entry.shape[1:] if batch else entry.shape)
     return config
 
@@ -98,6 +100,15 @@ def _set_options(config: Any, session: SessionConfig) -> None:
     config.optimization.graph.level = LEVELS[session.graph_optimization]
     config.parameters["intra_op_thread_count"].string_value = str(session.intra_op_threads)
     config.parameters["inter_op_thread_count"].string_value = "1"
+    for key, value in session.entries.items():
+        if key in ENTRIES:
+            config.parameters[key].string_value = value
+
+
+def _left_out(session: SessionConfig) -> list[str]:
+    """Say which options the backend does not take, so that it runs with its defaults."""
+    left = [key for key, _ in entries(session) if key not in ENTRIES]
+    return [f"Triton's backend does not take {', '.join(left)}: it runs without"] if left else []
 
 
 def _dims(tensor: TensorType, batch: int) -> list[int]:

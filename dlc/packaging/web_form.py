@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -15,11 +14,11 @@ from dlc.packaging import golden, record
 from dlc.packaging.browser import find_browser, visit
 from dlc.packaging.form import Form, Proof
 from dlc.packaging.limits import check_limits
-from dlc.packaging.node_form import session_options, write_json
 from dlc.packaging.npm import VERSION, modules
+from dlc.packaging.options import for_javascript
 from dlc.packaging.record import Runtime, list_files
 from dlc.packaging.source import Source
-from dlc.packaging.texts import copy_programs, render
+from dlc.packaging.texts import copy_programs, fill, write_json
 
 RUNTIME = "runtime"
 PLAIN = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs")
@@ -32,6 +31,7 @@ class WebForm(Form):
     """A folder for any web server."""
 
     name: ClassVar[str] = "web"
+    any_processor: ClassVar[bool] = True  # wasm has no dot product that saturates (i32x4.dot_i16x8_s)
     includes_runtime: ClassVar[bool] = True
 
     def runtime(self) -> Runtime:
@@ -50,16 +50,16 @@ class WebForm(Form):
             raise Unsupported(
                 f"{source.folder}: weights of more than a gigabyte are no download; package a smaller variant"
             )
-        shutil.copyfile(source.model, folder / MODEL)
+        source.copy_model(folder)
         golden.write(source, folder)
         copy_programs(self.name, ("app.mjs", "golden.mjs"), folder)
         verdict = source.variant.verdict
         failing = verdict.reasons if verdict.status == "fail" else ()
-        page = render(self.name, "index.html.j2", title=f"{source.name}, {source.precision}", failing=failing)
-        (folder / "index.html").write_text(page, encoding="utf-8")
+        title = f"{source.name}, {source.precision}"
+        fill(self.name, "index.html.j2", folder / "index.html", title=title, failing=failing)
         _write_runtime(folder / RUNTIME)
         size = sum(f.bytes for f in list_files(folder).values())
-        session = {k: v for k, v in session_options(source.session).items() if not k.endswith("NumThreads")}
+        session = {k: v for k, v in for_javascript(source.session).items() if not k.endswith("NumThreads")}
         facts = {"variant": source.precision, "bytes": size, "session": {**session, "executionProviders": ["wasm"]}}
         write_json(folder / "facts.json", facts)
         _write_worker(folder)
@@ -85,5 +85,4 @@ def _write_worker(folder: Path) -> None:
     files = [*PAGE, *(f"{RUNTIME}/{name}" for name in PLAIN), f"{RUNTIME}/{WASM}.gz"]
     content = "".join(f"{name}:{file.sha256}\n" for name, file in list_files(folder).items())
     digest = f"dlc-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
-    text = render("web", "worker.js.j2", digest=digest, files=["./", *files])
-    (folder / "worker.js").write_text(text, encoding="utf-8")
+    fill("web", "worker.js.j2", folder / "worker.js", digest=digest, files=["./", *files])

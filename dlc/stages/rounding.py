@@ -28,7 +28,7 @@ ULPS = 4
 """As in ``dlc.tolerance``: what correct kernels differ by, for each term of a sum."""
 LARGEST = float(np.finfo(np.float32).max)
 """What hides a masked value, in most graphs; it must not become infinite."""
-DRAWS = 4
+DRAWS = 16
 MARGIN = 2
 """The draws sample what may happen; another processor is one more draw, and may be as far on the other side."""
 
@@ -71,6 +71,8 @@ def moved(subject: Subject, rng: np.random.Generator) -> float:
 
 
 def _fp32(value: ir.Value) -> ir.TensorProtocol | None:
-    """Return a constant if it is of FP32."""
+    """Return a constant if it is of FP32; but a whole number is meant exactly: below zero, x ** 2.0000001 is NaN."""
     tensor = value.const_value
-    return tensor if tensor is not None and tensor.dtype == ir.DataType.FLOAT else None
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+        return None
+    return None if tensor.size == 1 and tensor.numpy().item().is_integer() else tensor

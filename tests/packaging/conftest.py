@@ -72,3 +72,12 @@ def edit_graph(artifact: Path, precision: str, change: Callable[[ir.Model], None
     path.unlink()
     ir.save(model, path)
     seal(artifact)
+
+
+def as_if_for(artifact: Path, isa: tuple[str, ...]) -> Path:
+    """State another processor as the target in the manifest, and seal the artifact again."""
+    manifest = Artifact.load(artifact).manifest
+    target = msgspec.structs.replace(manifest.target, isa=isa)
+    (artifact / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, target=target)))
+    seal(artifact)
+    return artifact

@@ -13,7 +13,7 @@ from dlc.packaging.budgets import Budget, best, candidates
 from dlc.packaging.chain import SATURATES, chain
 from dlc.packaging.source import load_source
 from dlc.target import INTEGER_DOT
-from tests.packaging.conftest import Cli, set_verdict
+from tests.packaging.conftest import Cli, as_if_for, set_verdict
 
 
 @pytest.fixture
@@ -95,14 +95,6 @@ def test_a_budget_that_is_none_shows_how_one_is_written(option: str, text: str, 
     assert "write a number and one of" in ran.err
 
 
-def as_if_for(artifact: Path, isa: tuple[str, ...]) -> Path:
-    manifest = Artifact.load(artifact).manifest
-    target = msgspec.structs.replace(manifest.target, isa=isa)
-    (artifact / MANIFEST).write_bytes(msgspec.json.encode(msgspec.structs.replace(manifest, target=target)))
-    seal(artifact)
-    return artifact
-
-
 def test_eight_bit_weights_ask_for_processors_that_sum_them_in_32_bits(artifact: Path) -> None:
     full = as_if_for(artifact, ("avx2", "avx512_vnni"))
     int8, fp32 = chain([load_source(full / "int8"), load_source(full / "fp32")])
@@ -110,3 +102,9 @@ def test_eight_bit_weights_ask_for_processors_that_sum_them_in_32_bits(artifact:
     assert (fp32.isa, fp32.why) == ((), "")
     seven = as_if_for(artifact, ("avx2",))  # weights of seven bits do not saturate
     assert chain([load_source(seven / "int8")])[0].isa == ()
+
+
+def test_a_variant_that_does_not_exist_is_not_called_too_large(measured: Path, cli: Cli) -> None:
+    ran = cli("package", measured / "int3", "--as", "onnx", "--max-size", "1GB")
+    assert ran.code == 2
+    assert "has no variant 'int3'; it has fp32, int8" in ran.err

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
+import os
 import shutil
 import stat
 import subprocess
@@ -195,6 +197,45 @@ def test_two_entries_of_one_name_and_too_many_are_refused(tmp_path: Path, monkey
     monkeypatch.setattr(archive, "FILES", 1)
     with pytest.raises(ArtifactError, match="2 entries; a package has at most 1"):
         archive.unpack(tmp_path / "x.zip", tmp_path / "out")
+
+
+def test_a_name_that_no_disk_keeps_is_refused_before_anything_is_unpacked(tmp_path: Path) -> None:
+    archive.unpack(hostile(tmp_path / "x.zip", "a" * 255), tmp_path / "in")
+    with pytest.raises(ArtifactError, match="has a name of more than 255 bytes"):
+        archive.unpack(hostile(tmp_path / "x.zip", "deep/" + "a" * 256), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_disk_refuses_is_not_called_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = hostile(tmp_path / "x.zip", "a")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(shutil, "copyfileobj", full)  # a disk cannot be filled here
+    with pytest.raises(ArtifactError, match=r"cannot be unpacked: .*No space left"):
+        archive.unpack(path, tmp_path / "out")
+
+
+def test_a_file_in_the_place_of_a_folder_is_damage(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as file:
+        for name in ("a", "a/b"):
+            entry = zipfile.ZipInfo(name, archive.EPOCH)
+            entry.create_system, entry.external_attr = 3, archive.MODE << 16
+            file.writestr(entry, b"x")
+    with pytest.raises(ArtifactError, match="is damaged"):
+        archive.unpack(tmp_path / "x.zip", tmp_path / "out")
+
+
+def test_a_form_of_a_later_dlc_is_named(signed: Path, tmp_path: Path, cli: Cli) -> None:
+    archive.unpack(signed, tmp_path / "content")
+    record.seal(
+        tmp_path / "content", msgspec.structs.replace(record.read(tmp_path / "content"), form="toaster", signer=None)
+    )
+    (tmp_path / "content" / record.SIGNATURE).unlink()
+    ran = cli("verify", tmp_path / "content", "--trust")
+    assert ran.code == 2
+    assert "form 'toaster' is none that this dlc knows: it has onnx" in ran.err
 
 
 def test_a_file_that_is_no_zip_says_so(tmp_path: Path, cli: Cli) -> None:

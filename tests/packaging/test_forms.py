@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,11 +20,13 @@ from packaging.requirements import Requirement
 from dlc.artifact import GOLDEN, read_golden, seal, write_golden
 from dlc.lookup import load
 from dlc.packaging import FORMS, npm, record
+from dlc.packaging.chain import SATURATES
 from dlc.packaging.compose import Packaged, compose
 from dlc.packaging.form import Form
-from dlc.packaging.ort_form import listed
 from dlc.packaging.source import load_source
-from tests.packaging.conftest import Cli, edit_graph, set_verdict
+from dlc.runtimes.ort_format import listed_operators
+from dlc.target import INTEGER_DOT
+from tests.packaging.conftest import Cli, as_if_for, edit_graph, set_verdict
 
 NODE = shutil.which("node") is not None and all(map(npm.present, ("onnxruntime-node", "onnxruntime-common")))
 WEB = shutil.which("chromium") is not None and npm.present("onnxruntime-web") is not None
@@ -134,33 +137,55 @@ def test_the_runner_takes_the_first_variant_that_the_machine_can_run(artifact: P
     assert "fp32 needs CUDAExecutionProvider" in child.stderr
 
 
-def with_fallback(artifact: Path, out: Path) -> Packaged:
+CHAINED = [p for p in EVERY if p.values[0] in ("onnx", "node", "c")]
+
+
+def with_fallback(artifact: Path, form: str, out: Path) -> Packaged:
     chosen = load_source(artifact / "int8")
-    return compose([chosen, chosen.sibling("fp32")], "onnx", out)
+    return compose([chosen, chosen.sibling("fp32")], form, out)
 
 
-def test_every_link_of_the_chain_is_replayed(artifact: Path, out: Path) -> None:
-    made = with_fallback(artifact, out)
+@pytest.mark.parametrize("form", CHAINED)
+def test_every_link_of_the_chain_is_replayed(form: str, artifact: Path, out: Path) -> None:
+    made = with_fallback(artifact, form, out)
     assert [(p.ok, p.answer.variant if p.answer else None) for p in made.proofs] == [(True, "int8"), (True, "fp32")]
     other_answers(artifact, "fp32")
-    made = with_fallback(artifact, out.with_name("again"))
+    made = with_fallback(artifact, form, out.with_name("again"))
     assert [p.ok for p in made.proofs] == [True, False]
     assert "differs by" in made.proofs[1].detail
     assert made.path is None
 
 
-def test_a_link_that_does_not_fit_here_is_left_out_if_another_does(artifact: Path, out: Path) -> None:
-    folder = with_fallback(artifact, out).path
-    assert folder is not None
+def make_unfit(folder: Path, form: str, *variants: str) -> None:
+    """Let variants of a package need what no processor has."""
+    if form == "c":
+        path = folder / "model.c"
+        names = " || ".join(f'!strcmp(v->name, "{v}")' for v in variants)
+        old = "v->needs == NULL || !lacks_integer_dot()"
+        assert old in path.read_text()
+        path.write_text(
+            path.read_text().replace(old, f"!({names})").replace("summed in 32 bits: %s", "no_such_isa%.0s")
+        )
+        return
     chain = json.loads((folder / "chain.json").read_text())
-    for link, expected in zip(chain, ([True, True], [False, False]), strict=True):
-        link["isa"], link["why"] = ["no_such_isa"], "it is none"
-        (folder / "chain.json").write_text(json.dumps(chain))
-        proofs = load(FORMS["onnx"])().check(folder)
+    for link in chain:
+        link["isa"], link["why"] = (["no_such_isa"], "it is none") if link["variant"] in variants else ([], "")
+    (folder / "chain.json").write_text(json.dumps(chain))
+
+
+@pytest.mark.parametrize("form", CHAINED)
+def test_a_link_that_does_not_fit_here_is_left_out_if_another_does(form: str, artifact: Path, out: Path) -> None:
+    folder = with_fallback(artifact, form, out).path
+    assert folder is not None
+    for variants, expected in ((("int8",), [True, True]), (("int8", "fp32"), [False, False])):
+        make_unfit(folder, form, *variants)
+        proofs = load(FORMS[form])().check(folder)
         assert [p.ok for p in proofs] == expected
-        assert "not replayed here" in proofs[0].detail
-        assert "int8 needs one of no_such_isa" in proofs[0].detail
-    assert "fp32 needs one of no_such_isa" in proofs[1].detail
+        assert "not replayed here: no variant of this package fits this" in proofs[0].detail
+        assert "int8 needs" in proofs[0].detail
+        assert "no_such_isa" in proofs[0].detail
+        assert proofs[1].answer is None if "fp32" in variants else proofs[1].answer
+    assert "fp32 needs" in proofs[1].detail
 
 
 def test_statistics_are_off_by_default_and_hold_sums_alone(artifact: Path, out: Path, tmp_path: Path) -> None:
@@ -208,10 +233,16 @@ def test_statistics_tell_another_distribution_from_the_same_one(artifact: Path, 
 
 def test_ort_lists_the_operators_of_the_graph_as_it_runs(artifact: Path, out: Path) -> None:
     folder = as_package(artifact, "ort", out)
-    assert listed(folder / "required_operators_and_types.config") == {"DynamicQuantizeMatMul", "Softmax"}
+    assert listed_operators(folder / "required_operators_and_types.config") == {"DynamicQuantizeMatMul", "Softmax"}
     text = (folder / "required_operators_and_types.config").read_text()
     assert "com.microsoft;1;DynamicQuantizeMatMul" in text
     assert "/" not in text, "a path of this machine"
+
+
+def test_the_build_command_names_the_version_and_is_one(artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, "ort", out)
+    assert f"--branch v{record.read(folder).runtime.version} " in (folder / "build.sh").read_text()
+    subprocess.run(["sh", "-n", "build.sh"], cwd=folder, check=True)
 
 
 def test_ort_finds_an_operator_that_is_listed_but_does_not_run(artifact: Path, out: Path) -> None:
@@ -319,9 +350,9 @@ def test_a_missing_tool_says_what_to_install(
 
 
 def test_fallbacks_go_where_the_program_chooses(artifact: Path, cli: Cli) -> None:
-    ran = cli("package", artifact / "int8", "--as", "c", "--fallback", "fp32", "--no-check")
+    ran = cli("package", artifact / "int8", "--as", "web", "--fallback", "fp32", "--no-check")
     assert ran.code == 2
-    assert "the form c holds one variant; those that hold several: onnx" in ran.err
+    assert "the form web holds one variant; those that hold several: onnx, node, c" in ran.err
     ran = cli("package", artifact / "int8", "--as", "onnx", "--fallback", "int8")
     assert ran.code == 2
     assert "in the chain already" in ran.err
@@ -369,20 +400,136 @@ def test_triton_batches_up_to_what_the_recipe_allows_and_warms_up_with_one_examp
     folder, place = triton_folder(artifact, out)
     assert "max_batch_size: 64" in (place / "config.pbtxt").read_text()
     [(feeds, _), *_] = read_golden(artifact / "int8")
-    assert (place / "warmup" / "x").read_bytes() == feeds["x"][:1].tobytes()
-    (place / "warmup" / "x").write_bytes(bytes(511))
+    assert (place / "warmup" / "0").read_bytes() == feeds["x"][:1].tobytes()
+    (place / "warmup" / "0").write_bytes(bytes(511))
     [proof] = load(FORMS["triton"])().check(folder)
     assert "warm-up of 'x' holds 511 bytes, not 512" in proof.detail
 
 
 @needs["node"]
-def test_node_refuses_a_processor_that_cannot_run_the_variant(artifact: Path, out: Path) -> None:
-    folder = as_package(artifact, "node", out)
-    options = json.loads((folder / "session.json").read_text())
-    options["isa"], options["why"] = ["no_such_isa"], "it is none"
-    (folder / "session.json").write_text(json.dumps(options))
-    [proof] = load(FORMS["node"])().check(folder)
-    assert proof.detail == "does not run: this processor has none of no_such_isa: it is none"
+def test_node_takes_the_first_variant_that_fits(artifact: Path, out: Path) -> None:
+    folder = with_fallback(artifact, "node", out).path
+    assert folder is not None
+    make_unfit(folder, "node", "int8")
+    child = run_node(folder, "Model.load().then((model) => console.log(model.link.variant));")
+    assert (child.stdout, child.returncode) == ("fp32\n", 0), child.stderr
+    session = folder / "fp32" / "session.json"
+    session.write_text(session.read_text().replace('"cpu"', '"webgl"'))
+    child = run_node(folder, "Model.load().catch((error) => console.log(error instanceof UnfitError, error.message));")
+    assert child.stdout.startswith(
+        "true no variant of this package fits this machine: int8 needs one of no_such_isa, and"
+    )
+    assert "(it is none); fp32 needs webgl, this onnxruntime-node has " in child.stdout
+
+
+@needs["node"]
+def test_node_goes_on_if_a_provider_finds_no_device_and_reports_a_model_that_does_not_load(
+    artifact: Path, out: Path
+) -> None:
+    folder = with_fallback(artifact, "node", out).path
+    assert folder is not None
+    (folder / "int8" / "model.onnx").write_bytes(b"no model")
+    load_it = "Model.load().then((model) => console.log(model.link.variant), () => process.exit(7));"
+    assert run_node(folder, load_it).returncode == 7, "what fails on the processor is an error"
+    session = folder / "int8" / "session.json"
+    listed_here = (
+        "const ort = require('onnxruntime-node'); console.log(ort.listSupportedBackends().map((b) => b.name).join());"
+    )
+    others = [name for name in run_node(folder, listed_here).stdout.strip().split(",") if name != "cpu"]
+    if not others:
+        pytest.skip("needs an onnxruntime-node with another provider than the processor")
+    session.write_text(session.read_text().replace('"cpu"', f'"{others[0]}"'))
+    assert run_node(folder, load_it).stdout == "fp32\n"
+
+
+def run_node(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    modules = npm.modules("onnxruntime-node", "onnxruntime-common")
+    names = "const { Model, UnfitError } = require('./index.js');"
+    return subprocess.run(
+        [str(shutil.which("node")), "-e", names + code], cwd=folder, env={**os.environ, "NODE_PATH": str(modules)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param("node", marks=needs["node"]), pytest.param("c", marks=needs["c"]), "onnx"]
+)
+def test_a_system_that_does_not_tell_what_its_processor_has_is_refused(form: str, artifact: Path, out: Path) -> None:
+    folder = as_package(as_if_for(artifact, ("avx512_vnni",)), form, out)
+    if form == "c":
+        path, old, new = folder / "model.c", "defined(__x86_64__)", "defined(__no_such_processor__)"
+        path.write_text(path.read_text().replace("defined(__aarch64__)", new))
+    else:
+        path = folder / {"node": "machine.js", "onnx": "machine.py"}[form]
+        old, new = "/proc/cpuinfo", "/no/such/file"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    [proof] = load(FORMS[form])().check(folder)
+    assert not proof.ok
+    assert ("which the system does not tell" if form != "c" else "needs 8-bit products") in proof.detail
+    assert SATURATES in proof.detail
+
+
+def test_a_provider_that_finds_no_device_is_not_taken_for_it(artifact: Path, out: Path) -> None:
+    folder = with_fallback(artifact, "onnx", out).path
+    assert folder is not None
+    chain = json.loads((folder / "chain.json").read_text())
+    chain[0]["provider"] = "CUDAExecutionProvider"
+    (folder / "chain.json").write_text(json.dumps(chain))
+    lie = (
+        "import onnxruntime as o; o.get_available_providers = lambda: ['CUDAExecutionProvider', 'CPUExecutionProvider']"
+    )
+    said = run_python(folder, f"{lie}; from run import Model; print(Model().link['variant'])")
+    assert said.splitlines()[-1] == "fp32"
+
+
+def test_the_ort_form_s_proof_looks_at_the_processor_and_the_record_says_what_it_needs(
+    artifact: Path, out: Path
+) -> None:
+    folder = as_package(as_if_for(artifact, ("avx512_vnni",)), "ort", out)
+    note = "a runtime of your own does not look"
+    assert any(note in each for each in record.read(folder).notes)
+    assert note in (folder / "README.md").read_text()
+    session = json.loads((folder / "session.json").read_text())
+    assert session["isa"] == list(INTEGER_DOT)
+    (folder / "session.json").write_text(json.dumps({**session, "isa": ["no_such_isa"]}))
+    child = subprocess.run([sys.executable, "-B", "proof.py"], cwd=folder, capture_output=True, text=True, check=False)
+    assert child.returncode == 3
+    assert "int8 needs one of no_such_isa, and this processor has none of them" in child.stderr
+
+
+@needs["web"]
+def test_the_browser_asks_for_no_instruction_set(artifact: Path, out: Path) -> None:
+    source = load_source(as_if_for(artifact, ("avx512_vnni",)) / "int8")
+    folder = compose([source], "web", out, check=False).path
+    assert folder is not None
+    [link] = record.read(folder).chain
+    assert (link.isa, link.why) == ((), "")
+
+
+def test_triton_says_what_its_server_does_not_look_at(artifact: Path, out: Path) -> None:
+    as_if_for(artifact, ("avx512_vnni",))
+    session = artifact / "int8" / "session.json"
+    config = json.loads(session.read_text())
+    kept = {"session.use_device_allocator_for_initializers": "1"}
+    config |= {"entries": {"session.disable_prepacking": "1", **kept}, "disabled_optimizers": ["GeluFusion"]}
+    session.write_text(json.dumps(config))
+    seal(artifact)
+    folder, place = triton_folder(artifact, out)
+    notes = "\n".join(record.read(folder).notes)
+    assert "does not take session.disable_prepacking, optimization.disable_specified_optimizers: it runs" in notes
+    assert "the server does not look" in notes
+    assert next(iter(kept)) in (place / "config.pbtxt").read_text()
+
+
+def test_triton_takes_inputs_with_any_name(artifact: Path, out: Path) -> None:
+    edit_graph(artifact, "int8", lambda model: setattr(model.graph.inputs[0], "name", "images/x"))
+    vectors = [({"images/x": feeds["x"]}, outputs) for feeds, outputs in read_golden(artifact / "int8")]
+    (artifact / "int8" / GOLDEN).unlink()
+    write_golden(artifact / "int8", vectors)  # type: ignore[arg-type]
+    seal(artifact)
+    _, place = triton_folder(artifact, out)
+    assert [p.name for p in (place / "warmup").iterdir()] == ["0"]
 
 
 @needs["c"]

@@ -20,8 +20,8 @@ from dlc.packaging import npm, programs
 from dlc.packaging.c_form import library_folder
 from dlc.packaging.form import Answer, judge
 from dlc.packaging.limits import missing_operator
-from dlc.packaging.node_form import session_options
 from dlc.packaging.npm import Pin
+from dlc.packaging.options import for_javascript
 from dlc.packaging.texts import TEMPLATES
 from dlc.packaging.triton_form import parse
 from dlc.runtimes.session import SessionConfig
@@ -193,7 +193,7 @@ def test_the_operator_that_a_runtime_lacks_is_read_from_its_words(text: str, ope
 
 def test_session_entries_and_disabled_optimisers_reach_javascript() -> None:
     config = SessionConfig(entries={"session.disable_prepacking": "1"}, disabled_optimizers=("A", "B"))
-    assert session_options(config)["extra"] == {
+    assert for_javascript(config)["extra"] == {
         "session": {"disable_prepacking": "1"}, "optimization": {"disable_specified_optimizers": "A;B"},
     }  # fmt: skip
 

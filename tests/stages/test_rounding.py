@@ -58,3 +58,11 @@ def test_the_ends_of_the_type_stay_in_it(tmp_path: Path) -> None:
     x = np.zeros(32, np.float32)
     write_golden(subject.folder, [({"x": x}, {"y": np.minimum(x, masks)})])
     assert moved(subject, np.random.default_rng(0)) <= 2 * ULPS * EPS32
+
+
+def test_an_exponent_stays_a_whole_number(tmp_path: Path) -> None:
+    model = ir.from_onnx_text("""<ir_version: 10, opset_import: ["": 20]> g (float[1] x) => (float[1] y)
+        <float two = {2.0}> { y = Pow(x, two) }""")
+    subject = ship(tmp_path, "int8", model, SessionConfig())
+    write_golden(subject.folder, [({"x": np.array([-3], np.float32)}, {"y": np.array([9], np.float32)})])
+    assert moved(subject, np.random.default_rng(0)) == 0

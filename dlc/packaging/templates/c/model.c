@@ -12,52 +12,72 @@
     if (refusal != NULL) {                                                            \
       snprintf(m->error, sizeof m->error, "%s", m->api->GetErrorMessage(refusal)); \
       m->api->ReleaseStatus(refusal);                                                 \
-      return -1;                                                                      \
+      return MODEL_FAILED;                                                                      \
     }                                                                                 \
   } while (0)
 
-#if MODEL_NEEDS_INTEGER_DOT && defined(__x86_64__)
+/* Whether the processor does not sum 8-bit products in 32 bits, or the system does not tell. */
+#if defined(__x86_64__)
 #include <cpuid.h>
-/* CPUID 7: AVX512_VNNI is bit 11 of ECX, AMX-INT8 bit 25 of EDX; AVX-VNNI is bit 4 of EAX in subleaf 1. */
-static int lacks(void) {
+/* CPUID 7: AVX512_VNNI is bit 11 of ECX, AMX-INT8 bit 25 of EDX; AVX-VNNI is bit 4 of EAX in subleaf 1. The compiler's
+ * builtins know whether the system keeps the registers that these take. */
+static int lacks_integer_dot(void) {
   unsigned a, b, c, d, a1, b1, c1, d1;
   if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !__get_cpuid_count(7, 1, &a1, &b1, &c1, &d1)) return 1;
-  return !((c >> 11) & 1) && !((d >> 25) & 1) && !((a1 >> 4) & 1);
+  __builtin_cpu_init();
+  int wide = __builtin_cpu_supports("avx512f") && (((c >> 11) & 1) || ((d >> 25) & 1));
+  return !wide && !(__builtin_cpu_supports("avx2") && ((a1 >> 4) & 1));
 }
-#elif MODEL_NEEDS_INTEGER_DOT && defined(__aarch64__) && defined(__linux__)
+#elif defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
-static int lacks(void) { return !(getauxval(AT_HWCAP) & HWCAP_ASIMDDP); }
+static int lacks_integer_dot(void) { return !(getauxval(AT_HWCAP) & HWCAP_ASIMDDP); }
+#elif defined(__aarch64__) && defined(__APPLE__)
+static int lacks_integer_dot(void) { return 0; } /* every Apple processor since the M1 has it */
 #else
-static int lacks(void) { return 0; }
+static int lacks_integer_dot(void) { return 1; }
 #endif
 
+/* Returns the first variant that this processor can run, or NULL with what each one lacks in m->error. */
+static const struct model_variant *choose(model *m, const char *name) {
+  size_t used = (size_t)snprintf(m->error, sizeof m->error, "no variant of this package fits this processor:");
+  for (const struct model_variant *v = model_variants; v < model_variants + MODEL_VARIANTS; v++) {
+    if (name != NULL && strcmp(name, v->name)) continue;
+    if (v->needs == NULL || !lacks_integer_dot()) return v;
+    if (used < sizeof m->error)
+      used += (size_t)snprintf(m->error + used, sizeof m->error - used, " %s needs 8-bit products that are summed in 32 bits: %s;", v->name, v->needs);
+  }
+  return NULL;
+}
+
 static int set_options(model *m, OrtSessionOptions *options) {
-  TRY(m->api->SetSessionGraphOptimizationLevel(options, MODEL_OPTIMIZATION));
-  TRY(m->api->SetIntraOpNumThreads(options, MODEL_THREADS));
+  TRY(m->api->SetSessionGraphOptimizationLevel(options, m->variant->optimization));
+  TRY(m->api->SetIntraOpNumThreads(options, m->variant->threads));
   TRY(m->api->SetInterOpNumThreads(options, 1));
-  for (const char *const(*entry)[2] = model_entries; (*entry)[0] != NULL; entry++) TRY(m->api->AddSessionConfigEntry(options, (*entry)[0], (*entry)[1]));
+  for (const char *const(*entry)[2] = m->variant->entries; (*entry)[0] != NULL; entry++)
+    TRY(m->api->AddSessionConfigEntry(options, (*entry)[0], (*entry)[1]));
   return 0;
 }
 
-int model_open(model *m, const char *path) {
+int model_open(model *m, const char *folder, const char *variant) {
+  char path[4096];
   OrtSessionOptions *options = NULL;
   memset(m, 0, sizeof *m);
-  if (lacks()) {
-    snprintf(m->error, sizeof m->error, "this processor does not sum 8-bit products in 32 bits: %s", MODEL_NEEDS_WHY);
-    return -1;
-  }
+  m->variant = choose(m, variant);
+  if (m->variant == NULL) return MODEL_UNFIT;
+  m->error[0] = '\0';
+  snprintf(path, sizeof path, "%s/%s/model.onnx", folder, m->variant->name);
   m->api = OrtGetApiBase()->GetApi(ORT_ABI_VERSION);
   if (m->api == NULL) {
     snprintf(m->error, sizeof m->error, "ONNX Runtime %s is older than API version %d", OrtGetApiBase()->GetVersionString(), ORT_ABI_VERSION);
-    return -1;
+    return MODEL_FAILED;
   }
   TRY(m->api->CreateEnv(ORT_LOGGING_LEVEL_ERROR, "model", &m->env));
   TRY(m->api->CreateCpuMemoryInfo(OrtArenaAllocator, OrtMemTypeDefault, &m->memory));
   TRY(m->api->CreateSessionOptions(&options));
   if (set_options(m, options) != 0) {
     m->api->ReleaseSessionOptions(options);
-    return -1;
+    return MODEL_FAILED;
   }
   OrtStatus *status = m->api->CreateSession(m->env, path, options, &m->session);
   m->api->ReleaseSessionOptions(options);
@@ -83,7 +103,7 @@ static int describe(model *m, OrtValue *value, model_tensor *tensor) {
   TRY(status);
   if (tensor->rank > MODEL_RANK_MAX) {
     snprintf(m->error, sizeof m->error, "an output has %zu dimensions, more than %d", tensor->rank, MODEL_RANK_MAX);
-    return -1;
+    return MODEL_FAILED;
   }
   tensor->type = (int)type;
   TRY(m->api->GetTensorMutableData(value, &tensor->data));

@@ -3,18 +3,33 @@
 const fs = require("node:fs");
 const path = require("node:path");
 const ort = require("onnxruntime-node");
+const { UnfitError, check } = require("./machine.js");
 
-const options = JSON.parse(fs.readFileSync(path.join(__dirname, "session.json"), "utf8"));
+const file = (...names) => path.join(__dirname, ...names);
+const read = (...names) => JSON.parse(fs.readFileSync(file(...names), "utf8"));
 
-/** The model in one session, opened with the options it was measured with. */
+/** The model in one session, opened with the options it was measured with; `link` is its entry of chain.json. */
 class Model {
-  constructor(session) {
+  constructor(session, link) {
     this.session = session;
+    this.link = link;
   }
 
-  static async load(file = path.join(__dirname, "model.onnx")) {
-    checkProcessor(options.isa, options.why);
-    return new Model(await ort.InferenceSession.create(file, options.session));
+  /** Opens the first variant of chain.json that this machine can run, or the one that is named. */
+  static async load(variant) {
+    const lacking = [];
+    for (const link of read("chain.json").filter((each) => (variant ?? each.variant) === each.variant)) {
+      const options = read(link.folder, "session.json");
+      try {
+        check(link, options);
+        return new Model(await ort.InferenceSession.create(file(link.folder, "model.onnx"), options), link);
+      } catch (error) {
+        const elsewhere = options.executionProviders[0] !== "cpu"; // a provider that is listed may still find no device
+        if (!(error instanceof UnfitError || elsewhere)) throw error;
+        lacking.push(error.message);
+      }
+    }
+    throw new UnfitError(`no variant of this package fits this machine: ${lacking.join("; ")}`);
   }
 
   /** Takes and returns tensors by name. */
@@ -23,12 +38,4 @@ class Model {
   }
 }
 
-/** Throws if the processor has none of the instruction sets that the variant needs; only Linux tells. */
-function checkProcessor(isa, why) {
-  if (isa.length === 0 || !fs.existsSync("/proc/cpuinfo")) return;
-  const line = fs.readFileSync("/proc/cpuinfo", "utf8").split("\n").find((each) => /^(flags|Features)\s*:/.test(each)) ?? "";
-  const flags = new Set(line.split(/\s+/));
-  if (!isa.some((flag) => flags.has(flag))) throw new Error(`this processor has none of ${isa.join(", ")}: ${why}`);
-}
-
-module.exports = { Model, Tensor: ort.Tensor };
+module.exports = { Model, Tensor: ort.Tensor, UnfitError };
