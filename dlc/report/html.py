@@ -12,6 +12,7 @@ from dlc.report import numbers, table
 from dlc.report.latency import distributions
 from dlc.report.layers import by_sqnr
 from dlc.report.lifetimes import plan
+from dlc.report.roofline import roofline
 from dlc.report.sites import gather, shared
 from dlc.report.slices import slice_rows
 from dlc.report.svg import Picture
@@ -45,6 +46,7 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
         marks=[_mark(i) for i in range(len(manifest.variants))],
         tradeoff=tradeoff(manifest),
         distributions=distributions(manifest),
+        roofline=roofline(manifest),
         passes=shared({v.precision: v.passes for v in manifest.variants}),
         choices=shared({v.precision: v.choices for v in manifest.variants}),
         gather=lambda sites: gather(sites, names),
