@@ -19,6 +19,7 @@ from dlc.feeds import distinct_sizes, least_sizes, measured_sizes, seeded_feeds,
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import clone, weight_bytes
+from dlc.peaks import peaks
 from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
 from dlc.report.write import write_reports
@@ -30,6 +31,7 @@ from dlc.stages.expectations import hits
 from dlc.stages.layers import by_closeness, with_layers
 from dlc.stages.record import check_data, to_manifest
 from dlc.stages.rewriting import rewrite
+from dlc.stages.roofline import with_work, work_of
 from dlc.stages.rounding import widened
 from dlc.stages.shipping import add_golden, add_plan, candidates, ship
 from dlc.stages.simulation import simulated
@@ -111,6 +113,8 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         record = to_manifest(recipe, target, options.seed, exported, data, evidence, builds, plans, found, gaps)
         record = with_layers(record, by_closeness(subjects, built, costs.feeds))
         record = widened(record, subjects, options.seed)
+        work = work_of([baseline, *subjects], costs.feeds)
+        record = with_work(record, BASELINE, work, peaks(target, costs.table))
         planning_bugs: list[PassError] = []
         if options.memory_budget is not None:
             progress.stage("meet the memory budget")

@@ -28,7 +28,7 @@ from typing import Any, Literal
 import msgspec
 
 from dlc.errors import RecipeError
-from dlc.recipe import PRECISIONS, suggest
+from dlc.recipe import INSTEAD, PRECISIONS, suggest
 
 FILE = "dlc.toml"
 PYPROJECT = "pyproject.toml"
@@ -47,6 +47,8 @@ class GateTable(_Strict, frozen=True, kw_only=True):
     agreement: float | None = None
     max_latency_ratio: float | None = None
     max_size_ratio: float | None = None
+    slice_retention: float | None = None
+    slice_drop: float | None = None
     max_slowdown: float | None = None
     max_growth: float | None = None
     max_memory_growth: float | None = None
@@ -161,11 +163,12 @@ def _check(path: Path, name: str, model: ModelTable, document: Document) -> None
 
 
 def _consistent(path: Path, where: str, gates: GateTable) -> None:
-    if gates.retention is not None and gates.max_drop is not None:
-        raise RecipeError(
-            f"{path}: {where}: retention and max_drop contradict each other: both say how far the metric may fall, as "
-            f"a share and in its own unit; state one"
-        )
+    for share, distance in INSTEAD.items():
+        if getattr(gates, share) is not None and getattr(gates, distance) is not None:
+            raise RecipeError(
+                f"{path}: {where}: {share} and {distance} contradict each other: both say how far the metric may fall, "
+                f"as a share and in its own unit; state one"
+            )
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -34,6 +34,7 @@ from dlc.stages.rewriting import rewrite as rewrite_measured
 from dlc.target import detect
 from dlc.types import Bytes
 from dlc.versions import TABLE
+from dlc.work import macs, traffic
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,10 +144,17 @@ def explain_sites(
 def _operators(model: ir.Model, sizes: Mapping[str, int]) -> tuple[OpRow, ...]:
     common.ShapeInferencePass()(model)  # files need not state the types of intermediate values
     shapes = infer_shapes(model, sizes)
+
+    def size(value: ir.Value) -> Bytes | None:
+        if value.dtype in (None, ir.DataType.STRING) or (shape := shapes.get(str(value.name))) is None:
+            return None
+        assert value.dtype is not None
+        return math.ceil(math.prod(shape) * value.dtype.itemsize)
+
     groups: dict[str, list[tuple[int | None, Bytes | None]]] = defaultdict(list)
     for node in model.graph:
         op = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-        groups[op].append((_macs(node, shapes), _traffic(node, shapes)))
+        groups[op].append((macs(node, shapes), traffic(node, size)))
     rows = [OpRow(op, len(c), _total([m for m, _ in c]), _total([b for _, b in c])) for op, c in groups.items()]
     return tuple(sorted(rows, key=lambda r: (-(r.macs or 0), -(r.bytes or 0), r.op)))
 
@@ -154,36 +162,3 @@ def _operators(model: ir.Model, sizes: Mapping[str, int]) -> tuple[OpRow, ...]:
 def _total(parts: list[int | None]) -> int | None:
     known = [p for p in parts if p is not None]
     return sum(known) if len(known) == len(parts) else None
-
-
-def _macs(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-    """Multiply-adds of a dot-product operator at these shapes; 0 for every other, None where a shape is unknown."""
-    weight = _WEIGHT_INPUT.get(node.op_type)
-    if weight is None:
-        return 0
-    operand, out = node.inputs[weight], node.outputs[0]
-    if operand is None or (of := shapes.get(operand.name or "")) is None or (to := shapes.get(out.name or "")) is None:
-        return None
-    if node.op_type in ("Conv", "QLinearConv", "ConvInteger"):  # W: [M, C/g, *k]
-        return math.prod(to) * math.prod(of[1:])
-    transposed = node.op_type == "Gemm" and node.attributes.get_int("transB", 0) == 1
-    return math.prod(to) * (of[-1] if transposed or len(of) == 1 else of[-2])
-
-
-_WEIGHT_INPUT = {
-    "Conv": 1, "ConvInteger": 1, "Gemm": 1, "MatMul": 1, "MatMulInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3,
-    "MatMulIntegerToFloat": 1, "DynamicQuantizeMatMul": 1, "FusedMatMul": 1,
-}  # fmt: skip
-
-
-def _traffic(node: ir.Node, shapes: Mapping[str, tuple[int, ...]]) -> Bytes | None:
-    """Bytes read and written if every operand came from memory once."""
-    total = 0
-    for value in (*node.inputs, *node.outputs):
-        if value is None or not value.name:
-            continue
-        if value.dtype in (None, ir.DataType.STRING) or (shape := shapes.get(value.name)) is None:
-            return None
-        assert value.dtype is not None
-        total += math.ceil(math.prod(shape) * value.dtype.itemsize)
-    return total

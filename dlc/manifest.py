@@ -249,6 +249,43 @@ class LayerRecord(Record, frozen=True, kw_only=True):
     sqnr_db: float
 
 
+class Peaks(Record, frozen=True, kw_only=True):
+    """The most that the machine of the measurements did, each second, with the session's threads.
+
+    ``float_ops``, ``integer_ops``: of a product of float32 and of u8·s8 matrices, on ONNX Runtime; a multiply-add is
+    two. ``bytes``: of arrays far larger than the caches, copied or read; ``cache_bytes``: of arrays that stay in them.
+    """
+
+    float_ops: float
+    integer_ops: float
+    bytes: float
+    cache_bytes: float
+
+
+class KernelRecord(Record, frozen=True, kw_only=True):
+    """One node as it ran, its fastest time, and its work; null where a shape is unknown."""
+
+    node: str
+    op: str
+    microseconds: float
+    ops: int | None
+    bytes: int | None
+    integer: bool = False
+
+
+class Work(Record, frozen=True, kw_only=True):
+    """What one run on the measured input does, counted from the graph as it runs (``dlc.work``), at its shapes.
+
+    ``uncounted``: operators of which nothing is known. ``kernels``: the nodes that took longest, longest first.
+    """
+
+    float_ops: int
+    integer_ops: int
+    bytes: int
+    uncounted: tuple[str, ...] = ()
+    kernels: tuple[KernelRecord, ...] = ()
+
+
 class VariantRecord(Record, frozen=True, kw_only=True):
     """One precision of the model. ``layers``: inner values that differ most from the fp32 variant's, worst first."""
 
@@ -268,6 +305,7 @@ class VariantRecord(Record, frozen=True, kw_only=True):
     golden: GoldenTolerance | None = None
     layers: tuple[LayerRecord, ...] = ()
     slices: tuple[SliceRecord, ...] = ()
+    work: Work | None = None
 
 
 class ContractRecord(Record, frozen=True, kw_only=True):
@@ -329,6 +367,7 @@ class Reference(Record, frozen=True, kw_only=True):
     pinned: bool = False
     size: Size
     memory: Memory
+    work: Work | None = None
 
 
 class Interfaces(Record, frozen=True, kw_only=True):
@@ -357,6 +396,7 @@ class Manifest(Record, frozen=True, kw_only=True):
     variants: tuple[VariantRecord, ...]
     warnings: tuple[str, ...] = ()
     budget: Budget | None = None
+    peaks: Peaks | None = None
 
 
 def json_schema() -> dict[str, Any]:

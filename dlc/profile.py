@@ -13,6 +13,7 @@ from dlc.export import export
 from dlc.feeds import measured_sizes
 from dlc.interface import Interface
 from dlc.passes.rewrite import Rewrite
+from dlc.peaks import peaks
 from dlc.progress import Progress
 from dlc.sources.artifacts import recipe_of
 from dlc.stages.defaults import rewrites
@@ -54,4 +55,5 @@ def profile(
         session_for(done.model, costs)
         bugs += done.bugs
         added[source] = len(table.seen) - known
+    peaks(target, table)
     return Profile(target, table.everything(target.fingerprint), added, tuple(bugs))

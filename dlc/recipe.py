@@ -108,6 +108,10 @@ class Dataset:
         return Dataset(name or self.name, batches, targets, self.source)
 
 
+INSTEAD = {"retention": "max_drop", "slice_retention": "slice_drop"}
+"""Gates on a share, and the gate on a distance that takes the place of each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Gates:
     """What a variant must hold to pass.

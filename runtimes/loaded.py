@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from dlc.passes.concrete_shapes import Shape
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds
@@ -20,12 +21,17 @@ SUFFIX = "_kernel_time"
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """A node of the optimised graph, the provider it ran on, and its share of the time of all nodes."""
+    """A node of the optimised graph, the provider it ran on, and its share of the time of all nodes.
+
+    ``microseconds``: of its fastest run. ``outputs``: type and shape of each tensor it wrote, by ONNX Runtime's names.
+    """
 
     node: str
     op: str
     provider: str
     share: float
+    microseconds: float = 0.0
+    outputs: tuple[tuple[str, Shape], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +74,15 @@ def load_as_run(model: ir.Model | Path, feeds: Feeds | None = None, config: Sess
 def _kernels(events: list[dict[str, Any]]) -> list[Kernel]:
     """Take the fastest run of each node: what is above that is the machine."""
     took, what = defaultdict[str, list[int]](list), dict[str, tuple[str, str]]()
+    wrote: dict[str, tuple[tuple[str, Shape], ...]] = {}
     for event in events:
         if event.get("cat") == "Node" and event["name"].endswith(SUFFIX):
             name = event["name"].removesuffix(SUFFIX)
             took[name].append(event["dur"])
             what[name] = (event["args"]["op_name"], event["args"]["provider"])
+            written = event["args"].get("output_type_shape", ())
+            wrote[name] = tuple((kind, tuple(shape)) for each in written for kind, shape in each.items())
     total = sum(min(each) for each in took.values()) or 1
-    return [Kernel(name, *what[name], min(each) / total) for name, each in took.items()]
+    return [
+        Kernel(name, *what[name], min(each) / total, float(min(each)), wrote[name]) for name, each in took.items()
+    ]  # fmt: skip

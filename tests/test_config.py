@@ -69,6 +69,7 @@ def test_the_nearest_file_upwards(tmp_path: Path) -> None:
         ("[models.a]\ntarget = 'x'", "no target is called 'x'"),
         ("[targets.a]\nfile = 'x.json'\nthreads = 1", "leave one of the two out"),
         ("[gates]\nretention = 0.9\nmax_drop = 1.0", "gates: retention and max_drop contradict each other"),
+        ("[gates]\nslice_retention = 0.9\nslice_drop = 1.0", "slice_retention and slice_drop contradict each other"),
         ("[models.a.gates]\nretention = 0.9\nmax_drop = 1.0", "model 'a': retention and max_drop contradict"),
         ("[gates", "is not TOML"),
     ],
@@ -103,6 +104,8 @@ def test_a_share_takes_the_place_of_a_distance_and_the_other_way_round() -> None
 
 
 def test_gates_that_make_no_sense_are_refused() -> None:
+    assert limits_of(recipe(slice_drop=0.3), {"slice_retention": 0.98}).slice_margin(50.0) == pytest.approx(1.0)
+    assert limits_of(recipe(slice_drop=0.3), {"retention": 0.98}).slice_margin(50.0) == 0.3
     with pytest.raises(RecipeError, match=r"retention=1\.5 is no share"):
         limits_of(recipe(), {"retention": 1.5})
     with pytest.raises(RecipeError, match="contradict each other"):

@@ -123,8 +123,7 @@ class Accuracies:
         return Decided(line, p, _power(found, margin, unit))
 
     def _same_data(self) -> bool:
-        now, before = self.now.data, self.before.data if self.before else None
-        return now is not None and before is not None and now.sha256 == before.sha256
+        return self.before is not None and self.now.on_data_of(self.before)
 
     def _rng(self) -> np.random.Generator:
         return np.random.default_rng(self.now.seed)

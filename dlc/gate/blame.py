@@ -19,12 +19,13 @@ KINDS: tuple[Kind, ...] = ("shape", "data", "quantization", "compiler", "source"
 IN_FILES: tuple[Kind, ...] = ("source", "compiler", "quantization")
 SPEED: tuple[Kind, ...] = ("quantization", "compiler", "source", "runtime", "machine")
 EXPLAINS: dict[str, tuple[Kind, ...]] = {
-    "accuracy": KINDS, "determinism": KINDS, "latency": SPEED, "throughput": SPEED, "size": IN_FILES,
+    "accuracy": KINDS, "slices": KINDS, "determinism": KINDS, "latency": SPEED, "throughput": SPEED, "size": IN_FILES,
     "peak": (*IN_FILES, "runtime", "machine"),
 }  # fmt: skip
 """What can move a number since the baseline, by the first word of its gate."""
 BESIDE: dict[str, tuple[Kind, str]] = {
     "accuracy": ("quantization", "measured beside FP32, on the same data and runtime"),
+    "slices": ("quantization", "measured beside FP32, on the same data and runtime"),
     "agreement": ("quantization", "measured beside FP32, on the same data and runtime"),
     "outputs": ("quantization", "measured beside FP32, on the same data and runtime"),
     "latency": ("compiler", "measured beside FP32, in the same run"),

@@ -13,7 +13,7 @@ def determinism(now: Observation, before: Observation | None, variant: VariantSe
     earlier = before.variant(variant.precision) if before else None
     if before is None or earlier is None or variant.files != earlier.files or not variant.outputs:
         return
-    if now.data is None or before.data is None or now.data.sha256 != before.data.sha256:
+    if not now.on_data_of(before):
         return
     same = variant.outputs == earlier.outputs
     if (now.measured_on, now.versions.get("onnxruntime")) == (before.measured_on, before.versions.get("onnxruntime")):

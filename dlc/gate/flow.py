@@ -98,9 +98,13 @@ def as_json(outcome: Outcome) -> dict[str, object]:
 
 
 def without_rows(seen: Observation) -> Observation:
-    """Leave the values per example out."""
-    return msgspec.structs.replace(seen, variants=tuple(
+    """Leave the values and the labels per example out."""
+    variants = tuple(
         msgspec.structs.replace(v, score=msgspec.structs.replace(
             v.score, rows=msgspec.structs.replace(v.score.rows, packed="")
         )) if v.score else v for v in seen.variants
-    ))  # fmt: skip
+    )  # fmt: skip
+    if (data := seen.data) is not None:
+        bare = tuple(msgspec.structs.replace(s, packed="") for s in data.slicings)
+        data = msgspec.structs.replace(data, slicings=bare)
+    return msgspec.structs.replace(seen, variants=variants, data=data)

@@ -12,6 +12,7 @@ from dlc.gate.determinism import determinism
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line, corrected
 from dlc.gate.observation import Observation
+from dlc.gate.slice_gates import Slices
 from dlc.harness import sittings
 from dlc.harness.accuracy import Metric
 from dlc.manifest import ExpectationRecord, Status
@@ -24,9 +25,11 @@ def judge(
 ) -> list[Line]:
     """Judge every variant by every gate. ``same``: both were measured in the same sittings."""
     accuracies, costs = Accuracies(now, before, limits, metric), Costs(now, before, limits, same)
+    slices = Slices(now, before, limits, metric)
     found = [_fusions(hit, now.reference) for hit in now.fusions]
     for variant in now.variants:
         found += accuracies.of(variant)
+        found += slices.of(variant)
         found += costs.of(variant)
         found += map(Decided, determinism(now, before, variant))
         found += _data_missing(now, variant.precision)

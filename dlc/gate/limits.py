@@ -50,3 +50,9 @@ class Limits:
         if self.recipe.max_drop is not None:
             return self.recipe.max_drop
         return (1 - self.recipe.retention) * abs(reference)
+
+    def slice_margin(self, reference: float) -> float:
+        """How far it may fall behind on one slice, of which the reference has that value."""
+        if self.recipe.slice_drop is not None:
+            return self.recipe.slice_drop
+        return (1 - self.recipe.slice_retention) * abs(reference)

@@ -11,17 +11,20 @@ import numpy as np
 
 from dlc import __version__
 from dlc.artifact import MODEL, Artifact
-from dlc.gate.observation import Observation, Resident, Rows, Score, VariantSeen
+from dlc.errors import DlcError
+from dlc.gate.observation import Observation, Resident, Rows, Score, SliceScore, VariantSeen
 from dlc.gate.scoring import Scored, score
 from dlc.gate.subjects import REFERENCE, Judged, judged, one_interface
 from dlc.gate.timing import How, Timed, time
 from dlc.harness import statistics
+from dlc.harness.accuracy import Metric
 from dlc.harness.memory import Rss, peak_rss, sizes
 from dlc.manifest import TargetRecord
 from dlc.progress import Progress, track
 from dlc.recipe import Recipe
 from dlc.stages.record import installed
 from dlc.target import detect
+from dlc.types import Floats
 
 PROCESSES = 3
 """Processes that measure a model's peak memory: what the system's allocator does differs between them."""
@@ -102,9 +105,21 @@ def _score(scored: Scored, name: str, seed: int) -> Score | None:
     if metric is None or rows is None:
         return None
     value = statistics.metric(rows, metric.statistic, rng=np.random.default_rng(seed))
+    slicings = scored.data.slicings if scored.data is not None else ()
     return Score(
-        metric=metric.name, unit=metric.unit, higher_is_better=metric.higher_is_better, value=value, rows=Rows.of(rows)
-    )
+        metric=metric.name, unit=metric.unit, higher_is_better=metric.higher_is_better, value=value, rows=Rows.of(rows),
+        slices=tuple(
+            SliceScore(name=name, examples=int(where.sum()), value=_on_slice(metric, rows[where]))
+            for slicing in slicings for name, where in slicing.members()
+        ),
+    )  # fmt: skip
+
+
+def _on_slice(metric: Metric, rows: Floats) -> float | None:
+    try:
+        return statistics.score(metric.statistic, rows)
+    except DlcError:  # say, with one class only
+        return None
 
 
 def _observation(

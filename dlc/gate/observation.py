@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Self
 
 import msgspec
@@ -12,7 +12,7 @@ import numpy as np
 
 from dlc.manifest import Agreement, Estimate, ExpectationRecord, Interfaces, Record, Size, SourceRecord, TargetRecord
 from dlc.runtimes.session import SessionConfig
-from dlc.types import Floats
+from dlc.types import Array, Floats
 
 
 class Rows(Record, frozen=True, kw_only=True):
@@ -34,14 +34,23 @@ class Rows(Record, frozen=True, kw_only=True):
         return plain.reshape(self.examples, self.width).astype(np.float64)
 
 
-class Score(Record, frozen=True, kw_only=True):
-    """The task metric on the evaluation data."""
+class SliceScore(Record, frozen=True, kw_only=True):
+    """The metric on one slice, ``name=label``; null where it has no value."""
+
+    name: str
+    examples: int
+    value: float | None
+
+
+class Score(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The task metric on the evaluation data, and on each of its slices."""
 
     metric: str
     unit: str
     higher_is_better: bool
     value: Estimate
     rows: Rows
+    slices: tuple[SliceScore, ...] = ()
 
 
 class Timing(Record, frozen=True, kw_only=True):
@@ -104,13 +113,38 @@ class VariantSeen(Record, frozen=True, kw_only=True):
     memory: Resident
 
 
-class DataSeen(Record, frozen=True, kw_only=True):
+class Slicing(Record, frozen=True, kw_only=True):
+    """One way to cut the data: the labels, and which each example has: an index of one byte, zlib, base64."""
+
+    name: str
+    labels: tuple[str, ...]
+    packed: str
+
+    @classmethod
+    def of(cls, name: str, given: Array) -> Self:
+        """Pack the labels of all examples, as text [n]; 256 different ones at most (``harness.slices.MOST``)."""
+        known, index = np.unique(given, return_inverse=True)
+        packed = base64.b64encode(zlib.compress(index.astype("u1").tobytes())).decode()
+        return cls(name=name, labels=tuple(map(str, known)), packed=packed)
+
+    def names(self) -> list[str]:
+        """Return the name of every slice."""
+        return [f"{self.name}={label}" for label in self.labels]
+
+    def members(self) -> Iterator[tuple[str, Array]]:
+        """Yield the name of every slice, and which examples are in it [n]."""
+        index = np.frombuffer(zlib.decompress(base64.b64decode(self.packed)), "u1")
+        return ((name, index == code) for code, name in enumerate(self.names()))
+
+
+class DataSeen(Record, frozen=True, kw_only=True, omit_defaults=True):
     """The evaluation data: ``sizes`` has the least and the largest size of every dynamic dimension in it."""
 
     name: str
     sha256: str
     examples: int
     sizes: Mapping[str, tuple[int, int]]
+    slicings: tuple[Slicing, ...] = ()
 
 
 class Observation(Record, frozen=True, kw_only=True):
@@ -149,6 +183,10 @@ class Observation(Record, frozen=True, kw_only=True):
     def variant(self, precision: str) -> VariantSeen | None:
         """Return one variant, None where there is none."""
         return next((v for v in self.variants if v.precision == precision), None)
+
+    def on_data_of(self, other: Self) -> bool:
+        """Whether both were measured on the same data, byte for byte."""
+        return self.data is not None and other.data is not None and self.data.sha256 == other.data.sha256
 
     def only(self, precisions: Collection[str] | None) -> Self:
         """Return it with these variants and the reference alone; None: as it is."""

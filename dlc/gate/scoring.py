@@ -11,10 +11,11 @@ from dlc.artifact import read_golden
 from dlc.bench import sizes_to_time
 from dlc.data import inspect
 from dlc.errors import DataError
-from dlc.gate.observation import DataSeen
+from dlc.gate.observation import DataSeen, Slicing
 from dlc.gate.subjects import Judged, seeded
 from dlc.gate.witness import Witness
 from dlc.harness.accuracy import Evaluation, Metric, evaluate
+from dlc.harness.slices import labels
 from dlc.interface import Interface
 from dlc.progress import Progress
 from dlc.recipe import Dataset, Recipe
@@ -43,21 +44,26 @@ def score(
     dataset, metric, data = _drawn(reference, interface, seed), None, None
     if recipe is not None and recipe.evaluation is not None:
         dataset, metric = recipe.evaluation, recipe.metric
-        data = _checked(dataset, metric, interface)
-    prediction = recipe.prediction if recipe is not None else None
+        data = _checked(dataset, metric, interface, recipe.state)
+    prediction, state = (recipe.prediction, recipe.state) if data is not None and recipe is not None else (None, {})
     found = evaluate(
-        witnesses, dataset, reference=reference.name, metric=metric, prediction=prediction, progress=progress
-    )
+        witnesses, dataset, reference=reference.name, metric=metric, prediction=prediction, state=state,
+        progress=progress,
+    )  # fmt: skip
     if data is not None:
         data = msgspec.structs.replace(data, sizes=witnesses[reference.name].sizes)
     return Scored(data, metric, found, {name: w.digest for name, w in witnesses.items()})
 
 
-def _checked(dataset: Dataset, metric: Metric | None, interface: Interface) -> DataSeen:
+def _checked(dataset: Dataset, metric: Metric | None, interface: Interface, state: Mapping[str, str]) -> DataSeen:
     if metric is not None and dataset.targets is None:
         raise DataError(f"data set {dataset.name!r} has no targets, so {metric.name} cannot be computed")
-    found = inspect(dataset, interface)
-    return DataSeen(name=dataset.name, sha256=found.sha256, examples=found.examples, sizes={})
+    found = inspect(dataset, interface, state)
+    slicings: tuple[Slicing, ...] = ()
+    if dataset.slices and metric is not None and dataset.targets is not None:
+        cut = labels(dataset, len(dataset.targets()))
+        slicings = tuple(Slicing.of(name, given) for name, given in cut.items())
+    return DataSeen(name=dataset.name, sha256=found.sha256, examples=found.examples, sizes={}, slicings=slicings)
 
 
 def _drawn(reference: Judged, interface: Interface, seed: int) -> Dataset:

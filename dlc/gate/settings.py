@@ -12,7 +12,7 @@ from dlc.errors import RecipeError, UserError
 from dlc.gate.limits import Limits
 from dlc.gate.timing import How
 from dlc.models import ZOO
-from dlc.recipe import PRECISIONS, Gates, Recipe, suggest
+from dlc.recipe import INSTEAD, PRECISIONS, Gates, Recipe, suggest
 from dlc.sources.recipe_files import declared
 
 OF_RECIPE = {f.name for f in fields(Gates)}
@@ -63,12 +63,13 @@ def recipe_of(name: str, config: Config, spec: str | None, artifact: Path) -> Re
 
 
 def limits_of(recipe: Recipe | None, stated: Mapping[str, Any], own: Mapping[str, Any] | None = None) -> Limits:
-    """Put stated gates in the place of the recipe's. A model's ``retention`` takes the place of a ``max_drop``."""
+    """Put stated gates in the place of the recipe's. A model's share takes the place of a distance (``INSTEAD``)."""
     gates = recipe.gates if recipe is not None else Gates()
     changed = {k: v for k, v in stated.items() if k in OF_RECIPE}
-    latest = own if own and {"retention", "max_drop"} & set(own) else stated
-    if "retention" in latest and "max_drop" not in latest:
-        changed["max_drop"] = None
+    for share, distance in INSTEAD.items():
+        latest = own if own and {share, distance} & set(own) else stated
+        if share in latest and distance not in latest:
+            changed[distance] = None
     beside = {k: v for k, v in stated.items() if k not in OF_RECIPE}
     return Limits(recipe=replace(gates, **changed), **beside)
 

@@ -48,7 +48,7 @@ def metric(
     A resample without a score counts as 0 where higher is better; of an error that would flatter, and it is left out.
     """
     indices = _resampled(len(rows), resamples, rng)
-    value = _score(statistic, rows)
+    value = score(statistic, rows)
     draws = np.array([_call(statistic, rows[i]) for i in indices])
     left_out = np.array([_call(statistic, rows[i]) for i in _jackknife(len(rows), rng)])
     sound = _sound(draws) if higher_is_better else np.append(draws[np.isfinite(draws)], value)
@@ -90,7 +90,7 @@ class Drawn:
         if len(reference) != len(candidate):
             raise ValueError(f"{len(reference)} and {len(candidate)} examples cannot be paired")
         indices = _resampled(len(reference), resamples, rng)
-        a, b = _score(statistic, reference), _score(statistic, candidate)
+        a, b = score(statistic, reference), score(statistic, candidate)
         if higher_is_better and a <= 0:
             raise DataError(
                 f"the reference scores {a:g} on the task's metric, so no share of it can be kept; check that the "
@@ -112,7 +112,7 @@ def independent(
 ) -> Draws:  # fmt: skip
     """Resample how far a candidate fell behind, each model on examples of its own."""
     sides = [
-        [_score(statistic, rows), *(_call(statistic, rows[i]) for i in _resampled(len(rows), resamples, rng))]
+        [score(statistic, rows), *(_call(statistic, rows[i]) for i in _resampled(len(rows), resamples, rng))]
         for rows in (reference, candidate)
     ]
     before, after = map(np.array, sides)
@@ -184,11 +184,12 @@ def _jackknife(n: int, rng: np.random.Generator) -> Iterator[Array]:
     return (np.flatnonzero(group != g) for g in range(min(n, GROUPS) if n > 1 else 0))
 
 
-def _score(statistic: Statistic, rows: Floats) -> float:
-    score = _call(statistic, rows)
-    if not np.isfinite(score):
-        raise RecipeError(f"the metric's statistic gives {score} on {len(rows)} examples; it must give a number")
-    return score
+def score(statistic: Statistic, rows: Floats) -> float:
+    """Apply a metric to rows [n, k]; RecipeError where it gives no number."""
+    value = _call(statistic, rows)
+    if not np.isfinite(value):
+        raise RecipeError(f"the metric's statistic gives {value} on {len(rows)} examples; it must give a number")
+    return value
 
 
 def _call(statistic: Statistic, rows: Floats) -> float:

@@ -21,6 +21,7 @@ def render_gate_summary(outcome: Outcome) -> str:
         bad=[line for line in outcome.lines if line.status in ("fail", "inconclusive")],
         counted=f"{decided} gates: " + ", ".join(f"{n} {words[s]}" for s, n in counts if n),
         headers=HEADERS, rows=[_row(v, outcome) for v in outcome.now.variants],
+        slices=_slices(outcome), scored=[v.precision for v in outcome.now.variants if v.score],
         floor=numbers.percent(_floor(outcome), 1),
     )  # fmt: skip
 
@@ -42,6 +43,26 @@ def _row(variant: VariantSeen, outcome: Outcome) -> tuple[str, ...]:
         _size(variant, earlier),
         numbers.size(min(variant.memory.peak_bytes)),
     )  # fmt: skip
+
+
+def _slices(outcome: Outcome) -> list[tuple[str, ...]]:
+    """Return a row a slice: its name, its examples, and each variant's metric there, with what it was."""
+    columns = []
+    for variant in outcome.now.variants:
+        earlier = outcome.before.variant(variant.precision) if outcome.before is not None else None
+        then = {s.name: s.value for s in earlier.score.slices} if earlier and earlier.score else {}
+        if variant.score is not None:
+            columns.append([(s, _on_slice(s.value, then.get(s.name))) for s in variant.score.slices])
+    return [
+        (each[0][0].name, str(each[0][0].examples), *(text for _, text in each)) for each in zip(*columns, strict=True)
+    ]
+
+
+def _on_slice(now: float | None, then: float | None) -> str:
+    if now is None:
+        return numbers.ABSENT
+    was = "" if then is None or f"{then:.2f}" == f"{now:.2f}" else f" (was {then:.2f})"
+    return f"{now:.2f}{was}"
 
 
 def _size(variant: VariantSeen, earlier: VariantSeen | None) -> str:

@@ -7,10 +7,12 @@ from typing import Any
 
 from dlc import manifest as record
 from dlc.manifest import Lifetime, Manifest, Memory
+from dlc.recipe import INSTEAD
 from dlc.report import numbers, table
 from dlc.report.latency import distributions
 from dlc.report.layers import by_sqnr
 from dlc.report.lifetimes import plan
+from dlc.report.roofline import roofline
 from dlc.report.sites import gather, shared
 from dlc.report.slices import slice_rows
 from dlc.report.svg import Picture
@@ -44,6 +46,7 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
         marks=[_mark(i) for i in range(len(manifest.variants))],
         tradeoff=tradeoff(manifest),
         distributions=distributions(manifest),
+        roofline=roofline(manifest),
         passes=shared({v.precision: v.passes for v in manifest.variants}),
         choices=shared({v.precision: v.choices for v in manifest.variants}),
         gather=lambda sites: gather(sites, names),
@@ -73,14 +76,10 @@ def _environment() -> Any:
     return environment
 
 
-SHARES = {"retention": "max_drop", "slice_retention": "slice_drop"}
-"""Gates on a share, and the gate on a distance that takes the place of each."""
-
-
 def gate_lines(manifest: Manifest) -> list[str]:
     """Write the gates as sentences."""
     gates = manifest.gates
-    idle = {share for share, drop in SHARES.items() if gates.get(drop) is not None}
+    idle = {share for share, drop in INSTEAD.items() if gates.get(drop) is not None}
     if not any(v.slices for v in manifest.variants):
         idle |= {"slice_retention", "slice_drop"}
     texts = {
@@ -94,7 +93,7 @@ def gate_lines(manifest: Manifest) -> list[str]:
         "max_size_ratio": "size at most {}× of FP32",
     }
     return [
-        texts.get(name, f"{name}: {{}}").format(f"{100 * value:g} %" if name in SHARES else f"{value:g}")
+        texts.get(name, f"{name}: {{}}").format(f"{100 * value:g} %" if name in INSTEAD else f"{value:g}")
         for name, value in gates.items()
         if value is not None and name not in idle
     ]

@@ -24,6 +24,13 @@ def size(count: Bytes) -> str:
     return f"{count} B" if power == 0 else f"{significant(count / 1024**power, 4)} {_UNITS[power]}"
 
 
+def si(value: float, unit: str) -> str:
+    """Write a number with a decimal prefix: ``113 Gop/s``, ``1.41 MB``."""
+    power = 0 if value < 1000 else min(int(math.log10(value)) // 3, 5)
+    text = f"{significant(value / 1000**power, 3)} {('', 'k', 'M', 'G', 'T', 'P')[power]}{unit}"
+    return text.rstrip()
+
+
 def percent(share: float, digits: int = 2) -> str:
     """Write a share: ``99.83 %``."""
     return f"{100 * share:.{digits}f} %"

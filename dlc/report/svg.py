@@ -92,11 +92,20 @@ class Picture:
             where["text-anchor"] = anchor
         ET.SubElement(self.root, "text", where).text = legible(words)
 
-    def mark(self, x: float, y: float, which: int, tip: str = "", *, key: bool = False) -> None:
-        """Draw the marker of series ``which``, of its own shape and colour; ``key``: small, beside a name."""
+    def mark(self, x: float, y: float, which: int | None, tip: str = "", *, key: bool = False) -> None:
+        """Draw the marker of series ``which``, of its own shape and colour; None: the reference's, a grey bar.
+
+        ``key``: small, beside a name.
+        """
         radius, style = (4, "key") if key else (6, "mark")
-        corners = [(x + radius * a, y + radius * b) for a, b in _SHAPES[which % len(_SHAPES)]]
-        self.path(corners, f"{style} s{which % COLOURS}", closed=True, tip=tip)
+        shape, colour = (_BAR, "ref") if which is None else (_SHAPES[which % len(_SHAPES)], f"s{which % COLOURS}")
+        corners = [(x + radius * a, y + radius * b) for a, b in shape]
+        self.path(corners, f"{style} {colour}", closed=True, tip=tip)
+
+    def disc(self, x: float, y: float, radius: float, which: int, tip: str = "") -> None:
+        """Draw a circle in the colour of a series, through which what lies behind is seen."""
+        where = {"cx": _px(x), "cy": _px(y), "r": _px(radius), "class": f"disc s{which % COLOURS}"}
+        _tip(ET.SubElement(self.root, "circle", where), tip)
 
     def markup(self) -> Markup:
         """Return the finished element, for a page that escapes everything else."""
@@ -107,6 +116,7 @@ COLOURS = 6
 """Series colours in the style sheet (``.s0`` to ``.s5``), from the palette of Okabe and Ito."""
 
 _CIRCLE = [(math.cos(math.pi * k / 12), math.sin(math.pi * k / 12)) for k in range(24)]
+_BAR = [(-1.2, -0.45), (1.2, -0.45), (1.2, 0.45), (-1.2, 0.45)]
 _SQUARE = [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)]
 _DIAMOND = [(0.0, -1.25), (1.25, 0.0), (0.0, 1.25), (-1.25, 0.0)]
 _UP = [(0.0, -1.1), (1.1, 0.9), (-1.1, 0.9)]

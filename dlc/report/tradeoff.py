@@ -1,7 +1,8 @@
-"""The picture of accuracy against latency: one point a variant, with its intervals, the FP32 lines and the gate."""
+"""The picture of accuracy, latency and size: a point a variant on a disc of its size, the FP32 lines, the gates."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,11 +11,14 @@ from markupsafe import Markup
 from dlc.manifest import Estimate, Manifest, VariantRecord
 from dlc.report import numbers
 from dlc.report.svg import COLOURS, Box, Picture, Scale, place, tick_label, width_of
+from dlc.types import Bytes
 
-WIDTH, HEIGHT = 760.0, 400.0
-PLOT = Box(70, 30, 670, 314)
+WIDTH, HEIGHT = 760.0, 414.0
+PLOT = Box(70, 44, 670, 314)
 BELOW_GATE = 9
 """Depth of the picture under the gate, in multiples of what the gate allows; what is lower is drawn at the edge."""
+DISC, LARGEST_DISC = 16.0, 40.0
+"""Radius of the disc of a variant as large as FP32, and of the largest that is drawn, in pixels."""
 KEY = 14.0
 """Width of the small marker before a label: where points crowd, it tells whose label it is."""
 LOG_FROM = 5
@@ -23,13 +27,20 @@ LOG_FROM = 5
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One variant. ``x``: latency ratio; ``y``: share of FP32's metric, or cosine similarity."""
+    """One variant. ``x``: latency ratio; ``y``: share of FP32's metric, or cosine similarity; ``size``: of FP32's."""
 
     name: str
     series: int
     x: Estimate
     y: Estimate
     status: str
+    size: float
+    bytes: Bytes
+
+    def beats(self, other: Point) -> bool:
+        """Whether it is no worse than another in accuracy, latency and size, as measured, and better in one."""
+        mine, theirs = ((-p.y.value, p.x.value, p.size) for p in (self, other))
+        return all(a <= b for a, b in zip(mine, theirs, strict=True)) and mine != theirs
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +65,13 @@ class Axes:
 
 @dataclass(frozen=True, slots=True)
 class Tradeoff:
-    """The picture, what its upright axis shows, and the variants that it cannot show."""
+    """The picture, what its upright axis shows, the variants that it cannot show, and a row of text a variant."""
 
     picture: Markup
     closeness: str
     missing: tuple[str, ...]
     log: bool
+    rows: tuple[tuple[str, ...], ...]
 
 
 def tradeoff(manifest: Manifest) -> Tradeoff | None:
@@ -74,23 +86,24 @@ def tradeoff(manifest: Manifest) -> Tradeoff | None:
     max_ratio = manifest.gates.get("max_latency_ratio")
     axes = Axes(*_scales(points, gate, max_ratio), gate, max_ratio, by_metric)
     closeness = f"share of FP32's {manifest.reference.metric} kept" if by_metric else "cosine similarity to FP32"
-    title = f"Accuracy against latency: {', '.join(p.name for p in points)}"
+    title = f"Accuracy, latency and size: {', '.join(p.name for p in points)}"
     picture = Picture(WIDTH, HEIGHT, title)
-    taken = _frame(picture, axes, closeness)
+    taken = [*_frame(picture, axes, closeness), _disc_key(picture)]
+    taken += [_disc(picture, p, axes) for p in sorted(points, key=lambda p: -p.size)]
     for p in points:
         taken += _bars(picture, p, axes)
     for p in points:
-        tip = f"{p.name}: latency {numbers.ratio(p.x)}, {closeness} {axes.written(p.y.value)}, {p.status}"
+        tip = f"{p.name}: latency {numbers.ratio(p.x)}, {closeness} {axes.written(p.y.value)}, {_sized(p)}, {p.status}"
         picture.mark(axes.x(p.x.value), axes.y(p.y.value), p.series, tip)
         _label(picture, p, axes, taken)
     _line_labels(picture, axes, taken)
     shown = {p.name for p in points}
     missing = tuple(v.precision for v in manifest.variants if v.precision not in shown)
-    return Tradeoff(picture.markup(), closeness, missing, axes.x.log)
+    return Tradeoff(picture.markup(), closeness, missing, axes.x.log, tuple(_row(p, points, axes) for p in points))
 
 
 def _point(variant: VariantRecord, series: int, *, by_metric: bool) -> Point | None:
-    if variant.latency is None:
+    if variant.latency is None or variant.size is None:
         return None
     if by_metric and variant.accuracy:
         y = variant.accuracy.retention
@@ -99,7 +112,41 @@ def _point(variant: VariantRecord, series: int, *, by_metric: bool) -> Point | N
         y = Estimate(value=cosine, low=cosine, high=cosine)
     else:
         return None
-    return Point(variant.precision, series, variant.latency.ratio, y, variant.verdict.status)
+    size = variant.size
+    return Point(variant.precision, series, variant.latency.ratio, y, variant.verdict.status, size.ratio, size.bytes)
+
+
+def _row(point: Point, points: Sequence[Point], axes: Axes) -> tuple[str, ...]:
+    better = [p.name for p in points if p.beats(point)]
+    front = f"no: {', '.join(better)} {'is' if len(better) == 1 else 'are'} better" if better else "yes"
+    ratio = f"{point.x.value:.3f}×"
+    return point.name, axes.written(point.y.value), ratio, numbers.size(point.bytes), f"{point.size:.3f}×", front
+
+
+def _sized(point: Point) -> str:
+    return f"{numbers.size(point.bytes)} ({point.size:.3f}× of FP32)"
+
+
+def _radius(size: float) -> float:
+    """Pixels, so that the area is the size."""
+    return min(DISC * math.sqrt(size), LARGEST_DISC)
+
+
+def _disc(picture: Picture, p: Point, axes: Axes) -> Box:
+    at_x, at_y, radius = axes.x(p.x.value), axes.y(p.y.value), _radius(p.size)
+    picture.disc(at_x, at_y, radius, p.series, f"{p.name}: {_sized(p)}")
+    return Box(at_x - 0.7 * radius, at_y - 0.7 * radius, 1.4 * radius, 1.4 * radius)
+
+
+def _disc_key(picture: Picture) -> Box:
+    """Say what the discs are, above the plot, beside one of FP32's size."""
+    words = "area of a disc: size; this is FP32's"
+    left = PLOT.left + PLOT.width - width_of(words)
+    picture.text(left, PLOT.top - 10, words, "note")
+    root = picture.root
+    picture.disc(left - DISC - 6, PLOT.top - 12, DISC, 0)
+    root[-1].set("class", "disc ref")
+    return Box(left - 2 * DISC - 8, PLOT.top - DISC - 12, 2 * DISC + 4, 2 * DISC)
 
 
 def _scales(points: Sequence[Point], gate: float | None, max_ratio: float | None) -> tuple[Scale, Scale]:

@@ -125,6 +125,28 @@ def test_a_model_that_got_worse_fails_and_quantization_is_blamed(gate: Callable[
     assert "**quantization**" in (here / "s.md").read_text()
 
 
+def test_a_slice_that_collapses_is_named(gate: Callable[..., Ran], here: Path) -> None:
+    """Two of the classes are lost, all of one site; the mean is allowed that, the site is not."""
+    arrays = dict(np.load(here / "evaluation.npz"))
+    site = np.where(arrays["label"] < 2, "harbour", "field")
+    np.savez(here / "evaluation.npz", **arrays, site=site)
+    text = (here / "recipe.toml").read_text().replace('targets = "label"\n[evaluation]', 'targets = "label"\n[gates]\n'
+                                                      "retention = 0.5\n[evaluation]")  # fmt: skip
+    (here / "recipe.toml").write_text(text + 'slices = ["site"]\n')
+    assert gate("--baseline", "s.json", "--update-baseline").code in (0, 5)
+    spoil(here / "build" / "centres", "int8", rows=2)
+    ran = gate("--baseline", "s.json", "--format", "json", "--junit", "f.xml", "--summary", "f.md")
+    assert ran.code == 1
+    found = statuses(ran)
+    assert (found["int8/accuracy since baseline"], found["int8/slices since baseline"]) == ("pass", "fail")
+    assert found["fp32/slices since baseline"] == "pass"
+    [line] = [e for e in json.loads(ran.out)["lines"] if (e["variant"], e["gate"]) == ("int8", "slices since baseline")]
+    worst = f"slice site=harbour ({(site == 'harbour').sum()} examples): top1 "
+    assert line["reason"].startswith(worst)
+    assert f'message="{worst}' in (here / "f.xml").read_text()
+    assert f"**int8, slices since baseline** ❌ {worst}" in (here / "f.md").read_text()
+
+
 def test_a_baseline_that_fails_is_not_written(gate: Callable[..., Ran], here: Path) -> None:
     spoil(here / "build" / "centres", "int8")
     assert gate("--baseline", "worse.json", "--update-baseline").code == 1

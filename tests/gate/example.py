@@ -14,6 +14,8 @@ from dlc.gate.observation import (
     Resident,
     Rows,
     Score,
+    SliceScore,
+    Slicing,
     Timing,
     VariantSeen,
 )
@@ -75,3 +77,28 @@ def observation(int8: dict[str, Any] | None = None, fp32: dict[str, Any] | None 
         variants=(variant("fp32", 1.0, **(fp32 or {})), variant("int8", 0.4, **(int8 or {}))),
     )  # fmt: skip
     return msgspec.structs.replace(seen, **changed)
+
+
+def sliced(seen: Observation, labels: np.ndarray, name: str = "site") -> Observation:
+    """Cut the data of an observation by one label an example."""
+    assert seen.data is not None
+    return msgspec.structs.replace(
+        seen, data=msgspec.structs.replace(seen.data, slicings=(Slicing.of(name, labels.astype(np.str_)),))
+    )
+
+
+def on_slices(seen: Observation) -> Observation:
+    """Fill in every variant's top-1 on each slice, as a measurement does."""
+    assert seen.data is not None
+    parts = [part for slicing in seen.data.slicings for part in slicing.members()]
+
+    def on(own: Score) -> Score:
+        rows = own.rows.unpack()
+        return msgspec.structs.replace(own, slices=tuple(
+            SliceScore(name=name, examples=int(where.sum()), value=100 * float(rows[where].mean()))
+            for name, where in parts
+        ))  # fmt: skip
+
+    return msgspec.structs.replace(seen, variants=tuple(
+        msgspec.structs.replace(v, score=on(v.score)) if v.score else v for v in seen.variants
+    ))  # fmt: skip

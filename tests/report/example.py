@@ -16,12 +16,14 @@ from dlc.manifest import (
     Estimate,
     GoldenTolerance,
     Interfaces,
+    KernelRecord,
     Latency,
     LayerRecord,
     Lifetime,
     Manifest,
     Memory,
     PassEntry,
+    Peaks,
     Quantized,
     Reference,
     SiteRecord,
@@ -31,6 +33,7 @@ from dlc.manifest import (
     TargetRecord,
     VariantRecord,
     VerdictRecord,
+    Work,
 )
 from dlc.report.lifetimes import peak
 
@@ -153,12 +156,24 @@ def quantized(*left: SiteRecord) -> Quantized:
     )
 
 
+def work(float_ops: int, integer_ops: int, moved: int, *kernels: KernelRecord) -> Work:
+    return Work(float_ops=float_ops, integer_ops=integer_ops, bytes=moved, kernels=kernels)
+
+
+CONV = KernelRecord(node="conv2", op="Conv", microseconds=160, ops=18_000_000, bytes=320_000)
+POOL = KernelRecord(node="pool", op="MaxPool", microseconds=6, ops=0, bytes=160_000)
+QCONV = KernelRecord(node=HOSTILE, op="QLinearConv", microseconds=60, ops=18_000_000, bytes=75_000, integer=True)
+QUICK = KernelRecord(node="fc1", op="QGemm", microseconds=4, ops=20_000, bytes=2_400, integer=True)
+FLOAT_WORK = work(45_000_000, 0, 1_400_000, CONV, POOL)
+INTEGER_WORK = work(0, 45_000_000, 410_000, QCONV, QUICK)
+PEAKS = Peaks(float_ops=1.14e11, integer_ops=4.35e11, bytes=2.4e10, cache_bytes=9.1e10)
+
 FP32 = variant(
     "fp32", "pass",
     ("pass: top1 98.00 keeps 100.00 % of FP32 [99.65, 100.35], at least 99 %",
      "pass: latency 0.912x of FP32 [0.885, 0.948]"),
     accuracy=accuracy(98.0, 1.0), agreement=agreement(1.0, 1.0, 138.0), latency=latency(0.412, 0.912),
-    size=size(251_200, 0.981), memory=memory(248_832),
+    size=size(251_200, 0.981), memory=memory(248_832), work=FLOAT_WORK,
 )  # fmt: skip
 FP16 = variant(
     "fp16", "inconclusive",
@@ -175,7 +190,7 @@ INT8 = variant(
      "note: 12 calibration examples are evaluation examples: accuracy may flatter"),
     passes=(CANONICALIZE, FOLD, GELU, QUANTIZE),
     accuracy=accuracy(97.83, 0.9983), agreement=agreement(0.9933, 0.99931, 28.6), latency=latency(0.172, 0.381),
-    size=size(69_400, 0.271), memory=memory(64_512, SMALLER),
+    size=size(69_400, 0.271), memory=memory(64_512, SMALLER), work=INTEGER_WORK,
     quantized=quantized(site(HOSTILE, "Gemm", "output layer: <kept> in FP32")),
     layers=tuple(
         LayerRecord(value=value, node=f"node_{value}", op="Conv", sqnr_db=22.5 + 6 * i)
@@ -215,10 +230,11 @@ LABELLED = Manifest(
     gates={"retention": 0.99, "cosine": 0.99, "max_latency_ratio": None, "max_size_ratio": None},
     reference=Reference(
         accuracy_runner="eager torch", metric="top1", unit="%", value=estimate(98.0, 1.1), examples=599,
-        latency=latency(0.452, 1.0), size=size(256_100, 1.0), memory=memory(248_832),
+        latency=latency(0.452, 1.0), size=size(256_100, 1.0), memory=memory(248_832), work=FLOAT_WORK,
     ),
     variants=(FP32, FP16, BF16, INT8, INT4),
     warnings=("12 calibration examples are also evaluation examples: the int8 accuracy may look better than it is",),
+    peaks=PEAKS,
 )  # fmt: skip
 
 

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dlc.manifest import LayerRecord, Lifetime, Manifest
+from dlc.manifest import LayerRecord, Lifetime, Manifest, Size
 from dlc.report.latency import distributions
 from dlc.report.layers import SHOWN, by_sqnr
 from dlc.report.lifetimes import NAMED, peak, plan
+from dlc.report.roofline import roofline
 from dlc.report.svg import Box, Scale, place, tick_label, width_of
 from dlc.report.tradeoff import tradeoff
 from tests.report.example import (
@@ -22,6 +23,7 @@ from tests.report.example import (
     FP32,
     INT4,
     INT8,
+    INTEGER_WORK,
     LABELLED,
     NOTHING_BUILT,
     UNLABELLED,
@@ -129,6 +131,94 @@ def test_a_variant_far_below_the_gate_is_drawn_at_the_edge_with_its_number() -> 
     drawn = tradeoff(msgspec.structs.replace(LABELLED, variants=variants))
     assert drawn is not None
     assert "int4: fail ↓ 12.00 %" in texts(drawn.picture)
+
+
+def test_the_area_of_a_disc_is_the_size() -> None:
+    drawn = tradeoff(LABELLED)
+    assert drawn is not None
+    discs = [c for c in ET.fromstring(drawn.picture).iter("circle") if c.attrib["class"].startswith("disc s")]
+    areas = {str(c.findtext("title")).partition(":")[0]: float(c.attrib["r"]) ** 2 for c in discs}
+    sizes = {v.precision: v.size.ratio for v in LABELLED.variants if v.size}
+    assert areas.keys() == sizes.keys()
+    for name, size in sizes.items():  # pixels are written to a tenth: half of that of a radius of 7 is 0.7 %
+        assert areas[name] / areas["fp32"] == pytest.approx(size / sizes["fp32"], rel=0.03)
+    largest = msgspec.structs.replace(INT8, size=Size(bytes=1 << 30, compressed_bytes=1, ratio=4000.0))
+    drawn = tradeoff(msgspec.structs.replace(LABELLED, variants=(largest,)))
+    assert drawn is not None
+    assert max(float(c.attrib["r"]) for c in ET.fromstring(drawn.picture).iter("circle")) == 40.0
+
+
+def test_the_front_holds_what_nothing_beats_in_all_three() -> None:
+    drawn = tradeoff(LABELLED)
+    assert drawn is not None
+    assert {row[0]: row[-1] for row in drawn.rows} == {
+        "fp32": "yes", "fp16": "no: int8 is better", "int8": "yes", "int4": "yes",
+    }  # fmt: skip
+    assert drawn.rows[2][:5] == ("int8", "99.83 %", "0.381×", "67.77 KiB", "0.271×")
+    twins = tuple(msgspec.structs.replace(INT8, precision=name) for name in ("one", "other"))
+    drawn = tradeoff(msgspec.structs.replace(LABELLED, variants=twins))
+    assert drawn is not None
+    assert {row[-1] for row in drawn.rows} == {"yes"}
+
+
+def test_the_roofline_shows_models_and_kernels_where_they_are() -> None:
+    drawn = roofline(LABELLED)
+    assert drawn is not None
+    names = ("FP32 reference", "fp32", "int8")
+    assert boxes(drawn.picture, "label halo").keys() == {*names}
+    assert [row[0] for row in drawn.rows] == [*names]
+    assert len(marks(drawn.picture)) == 3
+    shown = {"float32 peak 114 Gop/s", "8-bit integer peak 435 Gop/s", "memory 24.0 GB/s", "caches 91.0 GB/s"}
+    assert shown <= texts(drawn.picture).keys()
+    tips = [t.text or "" for t in ET.fromstring(drawn.picture).iter("title")]
+    assert "fp32, Conv conv2: 112 Gop/s, 2.00 GB/s, 56.2 operations a byte" in tips
+    assert len(tips) == 3 + 3  # a pool has no arithmetic, and 4 µs are too few to be drawn
+    assert drawn.missing == ("fp16", "bf16", "int4")
+
+
+def test_the_roofline_in_numbers() -> None:
+    """45 Mop and 1.4 MB in the median of the runs."""
+    drawn = roofline(LABELLED)
+    assert drawn is not None
+    assert FP32.latency is not None
+    seconds = FP32.latency.median_ms / 1e3
+    rows = {row[0]: row for row in drawn.rows}
+    assert rows["fp32"] == (
+        "fp32", "45.0 Mop", "0 %", "1.335 MiB", "32.1", f"{45e6 / seconds / 1e9:.0f} Gop/s",
+        f"{100 * 45e6 / seconds / 1.14e11:.0f} %", f"{1.4e6 / seconds / 1e9:.2f} GB/s",
+        f"{100 * 1.4e6 / seconds / 2.4e10:.0f} %",
+    )  # fmt: skip
+    assert rows["int8"][2] == "100 %"
+    kernels = dict(drawn.kernels)
+    assert kernels["fp32"][0] == ("Conv conv2", "160 µs", "112 Gop/s", "99 %", "2.00 GB/s", "8 %", "56.2")
+    assert kernels["fp32"][1][2:4] == ("–", "–")
+    assert kernels["int8"][0][3] == "69 %"  # of the peak of integers
+
+
+def test_models_at_one_spot_of_the_roofline_get_names_apart() -> None:
+    crowd = tuple(msgspec.structs.replace(INT8, precision=f"v{i}") for i in range(6))
+    drawn = roofline(msgspec.structs.replace(LABELLED, variants=crowd))
+    assert drawn is not None
+    placed = list(boxes(drawn.picture, "label halo").values())
+    assert len(placed) == 7
+    assert all(inside(box, drawn.picture) for box in placed)
+    assert all(a.overlap(b) == 0 for i, a in enumerate(placed) for b in placed[:i])
+
+
+@pytest.mark.parametrize("missing", [{"peaks": None}, {"variants": (), "reference": "no work"}])
+def test_without_a_profile_or_peaks_there_is_no_roofline(missing: dict[str, object]) -> None:
+    if "reference" in missing:
+        missing["reference"] = msgspec.structs.replace(LABELLED.reference, work=None)
+    assert roofline(msgspec.structs.replace(LABELLED, **missing)) is None
+
+
+def test_a_model_without_arithmetic_is_in_the_table_only() -> None:
+    idle = msgspec.structs.replace(INT8, work=msgspec.structs.replace(INTEGER_WORK, integer_ops=0, uncounted=("Odd",)))
+    drawn = roofline(msgspec.structs.replace(LABELLED, variants=(idle,)))
+    assert drawn is not None
+    assert drawn.rows[1][:3] == ("int8", "0 op", "–")
+    assert drawn.uncounted == ("Odd",)
+    assert boxes(drawn.picture, "label halo").keys() == {"FP32 reference"}
 
 
 def test_a_latency_gate_is_drawn() -> None:
