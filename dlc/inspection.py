@@ -23,6 +23,7 @@ from dlc.passes import naming
 from dlc.passes.base import Site, all_nodes, clone
 from dlc.passes.canonicalize import Canonicalize
 from dlc.passes.concrete_shapes import infer_shapes
+from dlc.passes.weighted import label
 from dlc.quantized_speed import Finding, findings, is_quantized
 from dlc.recipe import Recipe, suggest
 from dlc.runtimes.loaded import load_as_run
@@ -90,19 +91,22 @@ def inspect(
         weight_bytes=sum(w.nbytes for w in weights),
         sizes=sizes,
         sites=tuple(explain_sites(model, explain, sizes, recipe, measure=measure, cache=cache)) if explain else (),
-        quantization=None if explain else _quantization(path, model, sizes, recipe, measure=measure),
+        quantization=None if explain else _quantization(model, sizes, recipe, measure=measure),
         operators=_operators(model, sizes),
     )
 
 
 def _quantization(
-    path: Path, model: ir.Model, sizes: Mapping[str, int], recipe: Recipe, *, measure: bool
+    model: ir.Model, sizes: Mapping[str, int], recipe: Recipe, *, measure: bool
 ) -> tuple[Finding, ...] | None:
     """Load a quantized model as a default session does, and time its nodes unless ``measure`` is False."""
     if not is_quantized(model):
         return None
     feeds = seeded_feeds(Interface.of(model), recipe.inputs, sizes, np.random.default_rng(0)) if measure else None
-    return findings(model, load_as_run(path, feeds), detect())
+    named = clone(model)
+    for node in all_nodes(named.graph):
+        node.name = label(node)  # by which the profile tells what it ran
+    return findings(named, load_as_run(named, feeds), detect())
 
 
 def _check_loads(path: Path, model: ir.Model) -> None:

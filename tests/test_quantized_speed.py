@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -10,6 +11,7 @@ import onnxruntime.quantization as stock
 import pytest
 
 from dlc.calibrate import calibrate
+from dlc.inspection import inspect
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic, tensors_to_calibrate
 from dlc.passes.quantize_weights import QuantizeWeights
@@ -156,6 +158,16 @@ def test_nodes_on_another_provider() -> None:
     )  # fmt: skip
     [stray] = findings(network(), Loaded(network(), kernels), replace(VNNI, provider="cuda"))
     assert (stray.what, stray.op, stray.nodes, stray.share) == ("fallback", "TopK", ("b", "c"), 0.5)
+
+
+def test_the_time_of_nodes_without_a_name_is_told(tmp_path: Path) -> None:
+    model = dynamically(network())
+    for node in model.graph:
+        node.name = None
+    ir.save(model, tmp_path / "unnamed.onnx")
+    [slow] = [f for f in inspect(tmp_path / "unnamed.onnx", {}).quantization or () if f.op == "ConvInteger"]
+    assert slow.share is not None
+    assert slow.share > 0
 
 
 def test_the_time_of_all_nodes_adds_up() -> None:
