@@ -76,6 +76,7 @@ def recipe() -> Recipe:
         metric=METRICS["perplexity"],
         prediction=surprise,
         variants=("fp32", "int8", "int4"),
+        expect_fusions={"attention": 30, "rms-norm": 61, "rotary": 60, "silu": 30},
         int8="weights",
         notes=notes,
     )
