@@ -261,14 +261,10 @@ def _answer(workshop: Workshop, names: Sequence[str], found: Found) -> Mixed:
     size = file_bytes(workshop.model)
     fp32 = Measured(ms=plain.ms / plain.ratio.value, ratio=unit, kept=unit, bytes=size, seconds=0.0)
     known = {frozenset[str](): fp32, **found.measured}
-    records = {id(m): _record(m, [n for n in names if n not in chosen]) for chosen, m in known.items()}
-    best = (
-        fp32
-        if objective.within_ms is not None and objective.holds(fp32)
-        else known.get(found.best)
-        if found.best
-        else None
-    )
+    records = {id(m): _record(m, [n for n in names if n not in mix]) for mix, m in known.items()}
+    chosen = known.get(found.best) if found.best is not None else None
+    beaten = chosen is not None and objective.better(fp32, chosen)
+    best = fp32 if objective.holds(fp32) and (beaten or objective.within_ms is not None) else chosen
     ahead = front(known.values(), by_size=objective.within_bytes is not None)
     record = manifest.SearchRecord(
         objective=str(objective), units=len(names), evaluations=len(found.measured),

@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -18,6 +19,7 @@ from dlc.errors import Unsupported
 from dlc.export import export
 from dlc.feeds import measured_sizes
 from dlc.interface import Interface
+from dlc.manifest import Estimate
 from dlc.models import digits_cnn
 from dlc.passes.base import Pass
 from dlc.passes.canonicalize import Canonicalize
@@ -156,6 +158,21 @@ def test_where_fp32_is_fast_enough_there_is_nothing_to_mix(network: tuple[Recipe
     recipe, model, costs = network
     found = mix(model, asking(recipe, evaluations=1, within_ms=1e6), costs, INT8)
     assert "that is FP32 itself" in found.reason
+
+
+def test_where_no_mix_is_faster_than_fp32_there_is_nothing_to_mix(
+    network: tuple[Recipe, ir.Model, Costs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, model, costs = network
+    measure = Workshop.measure
+
+    def slow(self: Workshop, chosen: Mix) -> Measured:
+        return msgspec.structs.replace(measure(self, chosen), ratio=Estimate(value=1.1, low=1.09, high=1.11))
+
+    monkeypatch.setattr(Workshop, "measure", slow)
+    found = mix(model, asking(recipe, evaluations=1, keep=0.5), replace(costs, table=CostTable()), INT8)
+    assert found.passes == ()
+    assert "the fastest that keeps 50 % of FP32: that is FP32 itself" in found.reason
 
 
 def test_where_fp32_is_small_enough_nothing_is_calibrated_or_measured(
