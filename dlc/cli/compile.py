@@ -78,10 +78,10 @@ def command(
         if target_file
         else (targets.detect(cast("targets.Provider", provider or "cpu"), threads or 1), None)
     )
-    asked_for = tuple(v.strip() for v in variants.split(",")) if variants else recipe.variants
+    asked_for = recipe.variants if variants is None else tuple(v.strip() for v in variants.split(","))
     recipe = replace(recipe, mixed=from_command_line(Stated(**mixing), recipe.mixed, asked_for))
     options = Options(
-        variants=cast("tuple[Precision, ...]", asked_for) if variants else None,
+        variants=cast("tuple[Precision, ...]", asked_for) if variants is not None else None,
         seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
         cache=default_cache(), costs=costs, memory_budget=parse_bytes(memory_budget) if memory_budget else None,
     )  # fmt: skip

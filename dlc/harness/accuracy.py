@@ -11,7 +11,7 @@ from dlc import manifest
 from dlc.errors import DataError, DlcError, ModelError, RecipeError
 from dlc.harness.agreement import AgreementMeter
 from dlc.harness.boxes import matched_boxes, mean_average_precision
-from dlc.harness.choices import agreeing_tokens, chosen, macro_f1, recalled, share_of_counts, top_hits
+from dlc.harness.choices import agreeing_tokens, chosen, class_numbers, macro_f1, recalled, share_of_counts, top_hits
 from dlc.harness.detection import area_under_curve, equal_error_rate, verification_rows
 from dlc.harness.masks import mean_iou, overlaps
 from dlc.harness.sequences import run
@@ -238,7 +238,8 @@ def recall_at(k: int) -> Metric:
 
 
 def _hits(predictions: Array, targets: Array) -> Floats:
-    hits: Floats = (predictions.argmax(axis=1) == targets).astype(np.float64).reshape(-1, 1)
+    right = class_numbers(targets, predictions.shape[1])
+    hits: Floats = (predictions.argmax(axis=1) == right).astype(np.float64).reshape(-1, 1)
     return hits
 
 

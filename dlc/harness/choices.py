@@ -17,6 +17,16 @@ UNCOUNTED = -100
 """A target token that is not to be predicted: torch's ``ignore_index``. Every negative target is left out."""
 
 
+def class_numbers(targets: Array, classes: int) -> Array:
+    """Return targets that are numbers of classes; ValueError names the first that is none."""
+    whole = targets.dtype.kind in "iub" or (targets.dtype.kind == "f" and bool((targets == np.floor(targets)).all()))
+    wrong = (targets < 0) | (targets >= classes) if whole else np.ones(targets.shape, bool)
+    if wrong.any():
+        first = targets[wrong].flat[0]
+        raise ValueError(f"targets must be numbers of classes, 0 to {classes - 1}; found {first.item()!r}")
+    return targets
+
+
 def top_hits(k: int) -> Callable[[Array, Array], Floats]:
     """Whether the target is one of the k classes that score highest: ``top_k_accuracy_score``; scores [n, C], [n].
 
@@ -27,7 +37,8 @@ def top_hits(k: int) -> Callable[[Array, Array], Floats]:
         if scores.ndim != 2 or scores.shape[1] <= k:
             raise ValueError(f"the best {k} of scores {list(scores.shape)} say nothing: more than {k} classes are due")
         best = np.argsort(scores, axis=1, kind="stable")[:, -k:]
-        hits: Floats = (best == targets.reshape(-1, 1)).any(axis=1, keepdims=True).astype(np.float64)
+        right = class_numbers(targets, scores.shape[1])
+        hits: Floats = (best == right.reshape(-1, 1)).any(axis=1, keepdims=True).astype(np.float64)
         return hits
 
     return rows
@@ -35,8 +46,9 @@ def top_hits(k: int) -> Callable[[Array, Array], Floats]:
 
 def chosen(predictions: Array, targets: Array) -> Floats:
     """Lay out the class that was chosen beside the right one, [n, 2]; predictions: scores [n, C], or classes [n]."""
-    classes = predictions.argmax(axis=1) if predictions.ndim == 2 else predictions
-    pairs: Floats = np.stack([classes, targets.reshape(-1)], axis=1).astype(np.float64)
+    if predictions.ndim == 2:
+        targets, predictions = class_numbers(targets, predictions.shape[1]), predictions.argmax(axis=1)
+    pairs: Floats = np.stack([predictions, targets.reshape(-1)], axis=1).astype(np.float64)
     return pairs
 
 

@@ -181,10 +181,7 @@ def _fusions(document: Document, rewrites: Any, recipe: Recipe) -> dict[str, int
 def _metric(name: str, path: Path) -> Any:
     from dlc.harness.accuracy import as_metric
 
-    try:
-        return as_metric(look_up(name, path.parent) if ":" in name else name)
-    except RecipeError as error:
-        raise RecipeError(f"recipe {path}: {error}") from error
+    return as_metric(look_up(name, path.parent) if ":" in name else name)
 
 
 def _calibration(stated: _Calibrate | None, before: Calibration) -> dict[str, Calibration]:
@@ -199,11 +196,11 @@ def _calibration(stated: _Calibrate | None, before: Calibration) -> dict[str, Ca
 def _dataset(data: _Data, path: Path) -> Dataset:
     file = path.parent / data.file
     if data.batch < 1:
-        raise RecipeError(f"recipe {path}: batch={data.batch}; a batch needs at least one example")
+        raise RecipeError(f"batch={data.batch}; a batch needs at least one example")
     arrays = read_arrays(file)  # once now, so that a wrong file is said before an hour of work
     apart = (*data.slices, *([] if data.targets is None else [data.targets]))  # what is not fed
     if absent := [name for name in apart if name not in arrays]:
-        raise RecipeError(f"recipe {path}: {data.file} has no array {absent[0]!r}{suggest(absent[0], arrays)}")
+        raise RecipeError(f"{data.file} has no array {absent[0]!r}{suggest(absent[0], arrays)}")
 
     def batches() -> Iterator[Feeds]:
         feeds = {k: v for k, v in read_arrays(file).items() if k not in apart}
@@ -224,8 +221,10 @@ def _dataset(data: _Data, path: Path) -> Dataset:
 def read_arrays(file: Path) -> dict[str, Array]:
     """Read an ``.npz`` file, one row per example in each array; DataError if it is something else."""
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {str(k): archive[k] for k in archive} if hasattr(archive, "files") else {}
+        loaded, arrays = np.load(file, allow_pickle=False), dict[str, Array]()
+        if not isinstance(loaded, np.ndarray):  # an .npy file holds one, without a name
+            with loaded as archive:
+                arrays = {str(k): archive[k] for k in archive}
     except (OSError, ValueError) as error:
         raise DataError(f"data file {file}: {getattr(error, 'strerror', None) or 'not an .npz file'}") from error
     except Exception as error:

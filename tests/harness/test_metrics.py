@@ -26,6 +26,16 @@ def test_top5_is_scikit_learns(rng: np.random.Generator, levels: int) -> None:
     assert value("top5", scores, targets) == pytest.approx(100 * stated, rel=4 * EPS)
 
 
+@pytest.mark.parametrize("name", ["top1", "top5", "f1"])
+@pytest.mark.parametrize(
+    ("targets", "found"), [([0, "cat", 2], "'0'"), ([0, 7, 2], "7"), ([0, -1, 2], "-1"), ([0.0, 0.5, 2], "0.0")]
+)
+def test_targets_that_are_no_classes_are_refused(name: str, targets: list[object], found: str) -> None:
+    said = f"targets must be numbers of classes, 0 to 6; found {found}"
+    with pytest.raises(RecipeError, match=said):
+        value(name, np.eye(3, 7), np.array(targets))
+
+
 def test_top5_of_five_classes_is_refused() -> None:
     with pytest.raises(RecipeError, match="more than 5 classes are due"):
         value("top5", np.ones((3, 5)), np.zeros(3, int))

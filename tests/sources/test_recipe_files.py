@@ -297,6 +297,12 @@ def test_data_of_another_kind(data: Path) -> None:
     assert "evaluation.npz" in why(write(data, "r.toml", TOML), kind=DataError)
 
 
+def test_one_array_without_a_name(data: Path) -> None:
+    with (data / "evaluation.npz").open("wb") as file:
+        np.save(file, np.ones((3, 2)))
+    assert "not an .npz file with arrays; write it with numpy.savez" in why(write(data, "r.toml", TOML), kind=DataError)
+
+
 def test_overrides_accompany_a_bare_model(data: Path) -> None:
     path = Path(write(data, "r.toml", TOML.replace('source = "model.onnx"', "")))
     recipe = load_recipe("elsewhere/net.onnx", path)
