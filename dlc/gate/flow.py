@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dlc.gate.lines import Line, exit_code, status
 from dlc.gate.measuring import observe, retimed
 from dlc.gate.observation import Observation
 from dlc.gate.timing import How
-from dlc.manifest import Status
+from dlc.manifest import Record, Status
 from dlc.progress import Progress, Silent
 from dlc.recipe import Recipe
 
@@ -27,7 +27,7 @@ SILENT = Silent()
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run of the gate came to."""
+    """What one run of the gate came to. ``tried``: what was undone to find what is to blame (``dlc.gate.undoing``)."""
 
     lines: list[Line]
     blames: list[Blame]
@@ -35,6 +35,7 @@ class Outcome:
     now: Observation
     before: Observation | None
     written: Path | None = None
+    tried: Sequence[Record] = ()
 
     @property
     def status(self) -> Status:
@@ -92,6 +93,7 @@ def as_json(outcome: Outcome) -> dict[str, object]:
         "lines": outcome.lines,
         "blames": outcome.blames,
         "changes": outcome.changes,
+        "tried": outcome.tried,
         "observation": without_rows(outcome.now),
         "baseline_written": str(outcome.written) if outcome.written else None,
     }
