@@ -120,14 +120,13 @@ def blame(
     )
 
 
-def revised(found: Blame, kind: Kind | None, undone: str, tried: Iterable[str]) -> Blame:
-    """Return it with what was tried; ``kind`` and ``undone``: of what made the gate hold, None if nothing did."""
+def revised(found: Blame, kind: Kind | None, because: str, tried: Iterable[str]) -> Blame:
+    """Return it with what was tried; ``kind`` and ``because``: of what made the gate hold, None if nothing did."""
     tested = msgspec.structs.replace(found, tried=tuple(tried))
     if kind is None:
         return tested
-    variant = found.gate.partition("/")[0]
-    because = f"with one thing undone the gate holds: {undone}"
-    return msgspec.structs.replace(tested, kind=kind, because=because, next=NEXT[kind].format(variant=variant))
+    what = NEXT[kind].format(variant=found.gate.partition("/")[0])
+    return msgspec.structs.replace(tested, kind=kind, because=because, next=what)
 
 
 def _by_itself(line: Line, now: Observation) -> Blame:

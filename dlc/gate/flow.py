@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -18,9 +19,12 @@ from dlc.gate.lines import Line, exit_code, status
 from dlc.gate.measuring import observe, retimed
 from dlc.gate.observation import Observation
 from dlc.gate.timing import How
-from dlc.manifest import Record, Status
+from dlc.manifest import Status
 from dlc.progress import Progress, Silent
 from dlc.recipe import Recipe
+
+if TYPE_CHECKING:
+    from dlc.gate.undoing import Tried
 
 SILENT = Silent()
 
@@ -35,7 +39,7 @@ class Outcome:
     now: Observation
     before: Observation | None
     written: Path | None = None
-    tried: Sequence[Record] = ()
+    tried: Sequence[Tried] = ()
 
     @property
     def status(self) -> Status:

@@ -36,6 +36,7 @@ NOT_HERE: dict[Kind, str] = {
     "compiler": "it takes the earlier versions", "quantization": "it takes the earlier calibration data",
 }  # fmt: skip
 """Why nothing undoes a difference, by its kind."""
+CONTROL = "rebuilt with nothing undone"
 BY_NUMBERS = ("accuracy", "slices", "agreement")
 """First words of the gates that look at outputs only, so that another variant's can be judged in their place."""
 
@@ -84,7 +85,7 @@ def undone(
     variants = tuple(dict.fromkeys([outcome.now.reference, *(line.variant for line in failing.values())]))
     steps = list(undos(before, outcome.now, variants, rebuilder))
     progress.stage("undo what changed", 1 + len(steps))
-    for step in [Undo("compiler", "rebuilt with nothing undone", rebuilder.compiled(variants)), *steps]:
+    for step in [Undo("compiler", CONTROL, rebuilder.compiled(variants)), *steps]:
         found.attempt(step)
         progress.advance()
     for line in found.open():
@@ -216,12 +217,17 @@ def _left(changes: Sequence[Change], variant: str) -> Iterator[Change]:
 
 
 def _result(line: Line | None) -> Result | None:
-    if line is None or line.status is None or line.status == "not built":
-        return None
-    return {"pass": "holds", "fail": "fails"}.get(line.status, "inconclusive")  # type: ignore[return-value]
+    """Return what became of a gate; None where it was not judged."""
+    words: dict[str | None, Result] = {"pass": "holds", "fail": "fails", "inconclusive": "inconclusive"}
+    return words.get(line.status) if line is not None else None
 
 
 def _revised(blame: Blame, tried: Sequence[Tried]) -> Blame:
     """Blame what made the gate hold, and say what else was tried."""
     culprit = next((t for t in tried if t.result == "holds"), None)
-    return revised(blame, culprit.kind if culprit else None, culprit.undone if culprit else "", map(str, tried))
+    if culprit is None:
+        return revised(blame, None, "", map(str, tried))
+    because = f"with one thing undone the gate holds: {culprit.undone}"
+    if culprit.undone == CONTROL:
+        because = "rebuilt as it is, the gate holds: what compiled these files, or altered them since, is to blame"
+    return revised(blame, culprit.kind, because, map(str, tried))

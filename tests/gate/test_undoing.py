@@ -21,7 +21,7 @@ from dlc.gate.limits import Limits
 from dlc.gate.observation import PassSeen
 from dlc.gate.rebuilding import Rebuilder
 from dlc.gate.timing import How
-from dlc.gate.undoing import Tried, Undo, undone, undos
+from dlc.gate.undoing import Undo, undone, undos
 from dlc.progress import Silent
 from dlc.recipe import Dataset, Dim, Gates, Precision, Recipe
 from dlc.runtimes.session import SessionConfig
@@ -126,7 +126,7 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Benc
 
 
 def tried(outcome: Outcome, gate_name: str) -> dict[str, str]:
-    found = [t for t in outcome.tried if isinstance(t, Tried) and t.gate == gate_name]
+    found = [t for t in outcome.tried if t.gate == gate_name]
     return {t.undone: t.result for t in found}
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_undone_here_is_said(bench: Callable[..., Bench], monkeyp
         artifact.manifest, target=msgspec.structs.replace(artifact.manifest.target, isa=("sse",))
     )
     outcome = made.bisected(replace(artifact, manifest=elsewhere))
-    found = [t for t in outcome.tried if isinstance(t, Tried) and t.gate == "fp32/accuracy since baseline"]
+    found = [t for t in outcome.tried if t.gate == "fp32/accuracy since baseline"]
     assert {t.result for t in found} == {"not testable here"}
     notes = {t.undone: t.note for t in found}
     assert notes["rebuilt with nothing undone"].startswith("it was compiled for onnxruntime")
