@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shutil import copytree
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -13,7 +14,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from dlc.artifact import SESSION, Artifact, seal
+from dlc.artifact import Artifact, faults, seal
 from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
 from dlc.gate import baseline
 from dlc.gate.flow import Outcome, gate
@@ -82,47 +83,54 @@ def data(name: str, seed: int, scale: float = 1.0) -> Dataset:
 
 @dataclass(frozen=True)
 class Bench:
-    """A recipe, and a baseline of it as it should be."""
+    """A recipe, and a baseline of it as it should be; ``variants``: those that a test is about."""
 
     folder: Path
     recipe: Recipe
-    variants: tuple[Precision, ...]
+    against: Path
+    variants: tuple[Precision, ...] = ("fp32", "int8")
 
-    def built(self, name: str, recipe: Recipe | None = None) -> Artifact:
+    def built(self, out: Path, recipe: Recipe | None = None) -> Artifact:
         options = Options(variants=self.variants, cache=self.folder / "costs.sqlite", evaluate=False)
-        return compile(recipe or self.recipe, detect(), self.folder / name, options).artifact
+        return compile(recipe or self.recipe, detect(), out, options).artifact
 
     def outcome(self, artifact: Artifact, *, update: bool = False) -> Outcome:
-        return gate(artifact, self.recipe, self.limits, How(), against=self.folder / "b.json", update=update)
-
-    @property
-    def limits(self) -> Limits:
-        return Limits(recipe=Gates(retention=0.95), max_slowdown=100.0, max_memory_growth=2.0)  # not the clock's
+        how = How(variants=self.variants)
+        return gate(artifact, self.recipe, LIMITS, how, against=self.against, update=update)
 
     def bisected(self, artifact: Artifact, recipe: Recipe | None = None) -> Outcome:
         rebuilder = Rebuilder(artifact, recipe or self.recipe, self.folder / "costs.sqlite")
-        found = self.outcome(artifact)
-        return undone(found, rebuilder, self.outcome, self.limits, self.recipe.metric, Silent())
+        return undone(self.outcome(artifact), rebuilder, self.outcome, LIMITS, self.recipe.metric, Silent())
+
+    @property
+    def good(self) -> Artifact:
+        return Artifact.load(self.folder / "good" / "centres")
+
+
+LIMITS = Limits(recipe=Gates(retention=0.95), max_slowdown=100.0, max_memory_growth=2.0)
+"""What depends on the machine is not the point here."""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+    """What has fewer nodes is kept, however long a busy machine takes: the clock is not the point here."""
+    folder = tmp_path_factory.mktemp("undoing")
+    network(folder / "centres.onnx")
+    recipe = Recipe(
+        name="centres", source=folder / "centres.onnx", dims={"batch": Dim(1, 64, 4)},
+        calibration=data("calibration", 1), evaluation=data("evaluation", 2), metric="top1",  # type: ignore[arg-type]
+    )  # fmt: skip
+    bench = Bench(folder, recipe, folder / "b.json")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dlc.costs.NOISE", 1e9)
+        first = bench.outcome(bench.built(folder / "good"), update=True)
+        assert first.written is not None, [str(line) for line in first.lines]
+        yield bench
 
 
 @pytest.fixture
-def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Bench]:
-    """Makes one. What has fewer nodes is kept, however long a busy machine takes: the clock is not the point."""
-    monkeypatch.setattr("dlc.costs.NOISE", 1e9)
-
-    def make(*variants: Precision) -> Bench:
-        network(tmp_path / "centres.onnx")
-        recipe = Recipe(
-            name="centres", source=tmp_path / "centres.onnx", dims={"batch": Dim(1, 64, 4)},
-            calibration=data("calibration", 1), evaluation=data("evaluation", 2), metric="top1",  # type: ignore[arg-type]
-            variants=variants,
-        )  # fmt: skip
-        made = Bench(tmp_path, recipe, variants)
-        first = made.outcome(made.built("good"), update=True)
-        assert first.written is not None, [str(line) for line in first.lines]
-        return made
-
-    return make
+def fp32(both: Bench) -> Bench:
+    return replace(both, variants=("fp32",))
 
 
 def tried(outcome: Outcome, gate_name: str) -> dict[str, str]:
@@ -130,11 +138,10 @@ def tried(outcome: Outcome, gate_name: str) -> dict[str, str]:
     return {t.undone: t.result for t in found}
 
 
-def test_a_pass_that_breaks_numbers_is_named(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pass_that_breaks_numbers_is_named(fp32: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing on record differs, the pass folds at the same place as before: each that was applied is left out."""
-    made = bench("fp32")
     monkeypatch.setattr("dlc.passes.fold_batch_norm.EPSILON", 0.02)
-    outcome = made.bisected(made.built("bad"))
+    outcome = fp32.bisected(fp32.built(tmp_path))
     name = "fp32/accuracy since baseline"
     assert tried(outcome, name)["rebuilt with nothing undone"] == "fails"
     assert tried(outcome, name)["pass fold-batch-norm left out"] == "holds"
@@ -145,11 +152,10 @@ def test_a_pass_that_breaks_numbers_is_named(bench: Callable[..., Bench], monkey
     assert "dlc debug bisect" in found.next
 
 
-def test_changed_calibration_data_are_named(bench: Callable[..., Bench]) -> None:
+def test_changed_calibration_data_are_named(both: Bench, tmp_path: Path) -> None:
     """Calibrated on pictures that are fifty times too dark, int8 clips what it sees."""
-    made = bench("fp32", "int8")
-    dark = replace(made.recipe, calibration=data("dark", 1, scale=0.02))
-    outcome = made.bisected(made.built("bad", dark), dark)
+    dark = replace(both.recipe, calibration=data("dark", 1, scale=0.02))
+    outcome = both.bisected(both.built(tmp_path, dark), dark)
     name = "int8/accuracy since baseline"
     results = tried(outcome, name)
     assert results["rebuilt with nothing undone"] == "fails"
@@ -160,30 +166,29 @@ def test_changed_calibration_data_are_named(bench: Callable[..., Bench]) -> None
     assert "(the earlier calibration data are not here)" in " ".join(found.tried)
 
 
-def test_a_failure_that_a_rebuild_does_not_show_is_none_of_what_is_recorded(bench: Callable[..., Bench]) -> None:
-    made = bench("fp32")
-    good = made.built("bad")
-    model = onnx.load(good.path / "fp32" / "model.onnx")
+def test_a_failure_that_a_rebuild_does_not_show_is_none_of_what_is_recorded(fp32: Bench, tmp_path: Path) -> None:
+    copytree(fp32.good.path, tmp_path / "centres")
+    file = tmp_path / "centres" / "fp32" / "model.onnx"
+    model = onnx.load(file)
     [bias] = [i for i in model.graph.initializer if list(i.dims) == [CLASSES]]
     bias.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(bias)[::-1].copy(), bias.name))
-    onnx.save(model, good.path / "fp32" / "model.onnx")
-    seal(good.path)
-    outcome = made.bisected(good)
-    results = tried(outcome, "fp32/accuracy since baseline")
-    assert results == {"rebuilt with nothing undone": "holds"}
+    onnx.save(model, file)
+    seal(tmp_path / "centres")
+    outcome = fp32.bisected(Artifact.load(tmp_path / "centres"))
+    name = "fp32/accuracy since baseline"
+    assert tried(outcome, name) == {"rebuilt with nothing undone": "holds"}
+    assert outcome.blame_of()[name].because.startswith("rebuilt as it is, the gate holds")
 
 
-def test_what_cannot_be_undone_here_is_said(bench: Callable[..., Bench], monkeypatch: pytest.MonkeyPatch) -> None:
-    made = bench("fp32")
-    before = baseline.read(made.folder / "b.json")
+def test_what_cannot_be_undone_here_is_said(fp32: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = baseline.read(fp32.against)
     older = msgspec.structs.replace(before, versions={**before.versions, "onnxruntime": "1.0.0"})
-    baseline.write(made.folder / "b.json", older)
+    baseline.write(tmp_path / "b.json", older)
     monkeypatch.setattr("dlc.passes.fold_batch_norm.EPSILON", 0.02)
-    artifact = made.built("bad")
-    elsewhere = msgspec.structs.replace(
-        artifact.manifest, target=msgspec.structs.replace(artifact.manifest.target, isa=("sse",))
-    )
-    outcome = made.bisected(replace(artifact, manifest=elsewhere))
+    artifact = fp32.built(tmp_path)
+    target = msgspec.structs.replace(artifact.manifest.target, isa=("sse",))
+    elsewhere = replace(artifact, manifest=msgspec.structs.replace(artifact.manifest, target=target))
+    outcome = replace(fp32, against=tmp_path / "b.json").bisected(elsewhere)
     found = [t for t in outcome.tried if t.gate == "fp32/accuracy since baseline"]
     assert {t.result for t in found} == {"not testable here"}
     notes = {t.undone: t.note for t in found}
@@ -193,10 +198,8 @@ def test_what_cannot_be_undone_here_is_said(bench: Callable[..., Bench], monkeyp
     assert runtime in outcome.blame_of()["fp32/accuracy since baseline"].suspects
 
 
-def test_nothing_is_undone_where_nothing_fails(bench: Callable[..., Bench]) -> None:
-    made = bench("fp32")
-    outcome = made.bisected(Artifact.load(made.folder / "good" / "centres"))
-    assert outcome.tried == ()
+def test_nothing_is_undone_where_nothing_fails(fp32: Bench) -> None:
+    assert fp32.bisected(fp32.good).tried == ()
 
 
 def torch_free() -> torch.nn.Module:
@@ -238,14 +241,11 @@ def test_a_pass_of_the_source_cannot_be_undone_without_it() -> None:
     assert quantized.fault == ""
 
 
-def test_session_options_are_put_back(bench: Callable[..., Bench], tmp_path: Path) -> None:
+def test_session_options_are_put_back(both: Bench, tmp_path: Path) -> None:
     earlier = SessionConfig(graph_optimization="basic")
     [found] = listed({"session": earlier}, {})
     assert found.text == "int8 with its earlier session options"
-    made = bench("fp32")
-    artifact = Artifact.load(made.folder / "good" / "centres")
-    (tmp_path / "copy").mkdir()
-    copy = Rebuilder(artifact, made.recipe, None).with_session("fp32", earlier)(tmp_path / "copy")
+    copy = Rebuilder(both.good, both.recipe, None).with_session("fp32", earlier)(tmp_path)
     assert copy.session("fp32") == earlier
-    assert artifact.session("fp32") != earlier
-    assert (copy.path / "fp32" / SESSION).is_file()
+    assert both.good.session("fp32") != earlier
+    assert faults(copy.path) == []
