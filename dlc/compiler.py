@@ -24,6 +24,7 @@ from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
 from dlc.report.write import write_reports
 from dlc.runtimes.added import check_measurable
+from dlc.stages.amending import AS_IT_IS, Amended
 from dlc.stages.calibrating import watched
 from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
@@ -49,7 +50,7 @@ class Options:
     """How to compile. ``variants`` None: those that the recipe names. ``cache`` None: no measured cost is kept.
 
     ``costs``: measured on the target, which is another machine; they alone decide what is rewritten. ``memory_budget``:
-    most that a model may add to a process.
+    most that a model may add to a process. ``amended``: passes that are left out, or have other options.
     """
 
     variants: tuple[Precision, ...] | None = None
@@ -60,6 +61,7 @@ class Options:
     cache: Path | None = None
     costs: Mapping[str, Cost] | None = None
     memory_budget: Bytes | None = None
+    amended: Amended = AS_IT_IS
 
 
 DEFAULT = Options()
@@ -92,11 +94,13 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
 
         progress.stage("rewrite and build", 1 + len(precisions))
         equal = evaluator(costs) if options.check_each_pass else None
-        passes = rewrites(target, recipe.rewrites, recipe.invariants)
+        passes = options.amended.of(rewrites(target, recipe.rewrites, recipe.invariants))
         base = rewrite(exported.model, costs, passes, evaluate=equal)
         found = hits(base, passes, recipe.expect_fusions)
         shown = watched(recipe, data.batches, progress)
-        built = [build(p, base, shown, costs, evaluate=equal) for p in track(progress, precisions)]
+        built = [
+            build(p, base, shown, costs, evaluate=equal, amended=options.amended) for p in track(progress, precisions)
+        ]
         if options.memory_budget is not None:
             check_weights([weight_bytes(b.model) for b in built if b.model is not None], options.memory_budget)
 

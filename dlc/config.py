@@ -8,7 +8,6 @@ threads = 1                            # or file = "server.json", as dlc target 
 
 [models.digits-cnn]
 recipe = "digits-cnn"                  # whatever dlc compile takes; default: the model's name
-artifact = "build/digits-cnn"          # the default
 baseline = "baselines/digits-cnn.json" # the default for the pytest plugin
 variants = ["int8"]
 target = "server"
@@ -72,7 +71,6 @@ class ModelTable(_Strict, frozen=True, kw_only=True):
     """One model."""
 
     recipe: str | None = None
-    artifact: str | None = None
     baseline: str | None = None
     variants: tuple[str, ...] | None = None
     target: str | None = None

@@ -44,7 +44,22 @@ def test_every_variable_comes_from_a_declared_input() -> None:
     action = yaml.safe_load(ACTION.read_text())
     for each in action["runs"]["steps"]:
         for value in each["env"].values():
-            assert value.removeprefix("${{ inputs.").removesuffix(" }}") in action["inputs"]
+            declared = value.removeprefix("${{ inputs.").removesuffix(" }}") in action["inputs"]
+            assert declared or value == "${{ github.action_path }}"
+
+
+@pytest.mark.parametrize(("asked", "installed"), [("", "/a b/dlc[cpu]"), ("dlc[cpu]==1.0", "dlc[cpu]==1.0")])
+def test_the_action_installs_its_own_version_unless_told_otherwise(tmp_path: Path, asked: str, installed: str) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "INSTALL": asked, "ACTION": "/a b/dlc"}
+    done = subprocess.run(
+        ["bash", "-eo", "pipefail", "-c", step("Install dlc")["run"]], env=environment, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["-m", "pip", "install", "--quiet", installed]
+    assert step("Install dlc")["if"] == "inputs.install != 'no'"
 
 
 def test_options_reach_the_command_whole(tmp_path: Path) -> None:

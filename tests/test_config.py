@@ -18,7 +18,6 @@ max_slowdown = 1.1
 threads = 2
 [models.digits]
 recipe = "recipe.toml"
-artifact = "build/digits"
 baseline = "baselines/digits.json"
 variants = ["int8"]
 target = "server"

@@ -10,7 +10,10 @@ import click
 from dlc.cli.common import Format, common, print_json, progress
 
 if TYPE_CHECKING:
+    from dlc.artifact import Artifact
     from dlc.gate.flow import Outcome
+    from dlc.gate.settings import Settings
+    from dlc.progress import Progress
 
 
 @click.command(short_help="Measure an artifact anew and judge it, by its gates and against a baseline: for CI.")
@@ -27,13 +30,18 @@ if TYPE_CHECKING:
 @click.option("--summary", type=click.Path(path_type=Path, dir_okay=False), help="Markdown summary to write.")
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False),
               help="History to append to, a JSON line a run; a picture of the trend is drawn beside it.")  # fmt: skip
+@click.option(
+    "--bisect",
+    is_flag=True,
+    help="Rebuild a failing artifact with one change since the baseline undone at a time: which is to blame?",
+)
 @click.option("--dim", "dims", multiple=True, metavar="NAME=SIZE", help="Size at which it is timed; may be repeated.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of inputs and resampling.")
 @common
 def command(
     artifact: Path, baseline: Path | None, update_baseline: bool, recipe_file: str | None, config: Path | None,
-    variants: str | None, junit: Path | None, summary: Path | None, record: Path | None, dims: tuple[str, ...],
-    seed: int, form: Format, verbose: int,
+    variants: str | None, junit: Path | None, summary: Path | None, record: Path | None, bisect: bool,
+    dims: tuple[str, ...], seed: int, form: Format, verbose: int,
 ) -> int:  # fmt: skip
     """Measure ARTIFACT, a folder that dlc compile wrote, and judge every variant. Needs no torch.
 
@@ -60,11 +68,15 @@ def command(
     )  # fmt: skip
     if update_baseline and chosen.baseline is None:
         raise click.UsageError("--update-baseline needs --baseline: the file to write")
+    if bisect and (chosen.baseline is None or update_baseline):
+        raise click.UsageError("--bisect undoes what changed since a baseline: name one with --baseline")
     with progress() as bar:
         outcome = gate(
             loaded, chosen.recipe, chosen.limits, chosen.how, against=chosen.baseline, update=update_baseline,
             progress=bar,
         )  # fmt: skip
+        if bisect:
+            outcome = _bisected(outcome, loaded, chosen, bar)
     if junit is not None:
         write_text(junit, render_gate_junit(outcome))
     if summary is not None:
@@ -78,16 +90,33 @@ def command(
     return outcome.exit_code
 
 
+def _bisected(outcome: Outcome, loaded: Artifact, chosen: Settings, bar: Progress) -> Outcome:
+    from dataclasses import replace
+
+    from dlc.cost_table import default_cache
+    from dlc.gate.flow import gate
+    from dlc.gate.rebuilding import Rebuilder
+    from dlc.gate.undoing import undone
+
+    def again(artifact: Artifact) -> Outcome:
+        built = tuple(v.precision for v in artifact.built)
+        wanted = tuple(v for v in built if chosen.how.variants is None or v in chosen.how.variants)
+        how = replace(chosen.how, variants=wanted)
+        return gate(artifact, chosen.recipe, chosen.limits, how, against=chosen.baseline)
+
+    rebuilder = Rebuilder.of(loaded, chosen.recipe, chosen.spec, default_cache())
+    metric = chosen.recipe.metric if chosen.recipe is not None else None
+    return undone(outcome, rebuilder, again, chosen.limits, metric, bar)
+
+
 def _print(outcome: Outcome, verbose: int) -> None:
     blames = outcome.blame_of()
     for line in outcome.lines:
         if line.status or verbose:
             click.echo(str(line))
         if (blame := blames.get(line.name)) is not None:
-            click.echo(f"  {blame.words}: {blame.because}")
-            for suspect in blame.suspects:
-                click.echo(f"  changed: {suspect}")
-            click.echo(f"  next: {blame.next}")
+            for each in blame.lines():
+                click.echo(f"  {each}")
     if verbose:
         for change in outcome.changes:
             click.echo(f"changed: {f'{change.variant}: ' if change.variant else ''}{change.text}")

@@ -7,7 +7,9 @@ exclude the data. What is left, in the order of KINDS, is the suspect; with noth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+import msgspec
 
 from dlc.gate.changes import Change, Kind
 from dlc.gate.lines import Line
@@ -59,18 +61,29 @@ NEXT_OF = {
 
 
 class Blame(Record, frozen=True, kw_only=True):
-    """Why a gate does not hold: the class, the evidence, the changes that could be why, and what to do next."""
+    """Why a gate does not hold: the class, the evidence, the changes that could be why, and what to do next.
+
+    ``tried``: what became of it with each of them undone.
+    """
 
     gate: str
     kind: Kind
     because: str
     suspects: tuple[str, ...]
     next: str
+    tried: tuple[str, ...] = ()
 
     @property
     def words(self) -> str:
         """The class, in words."""
         return WORDS[self.kind]
+
+    def lines(self) -> list[str]:
+        """Write it, the class first and what to do last."""
+        return [
+            f"{self.words}: {self.because}", *(f"changed: {s}" for s in self.suspects),
+            *(f"undone: {t}" for t in self.tried), f"next: {self.next}",
+        ]  # fmt: skip
 
 
 def blame(
@@ -105,6 +118,15 @@ def blame(
     return _blame(
         line, kind, "; ".join(filter(None, [*reasons, first])) or "it alone changed", [c.text for c in suspects]
     )
+
+
+def revised(found: Blame, kind: Kind | None, because: str, tried: Iterable[str]) -> Blame:
+    """Return it with what was tried; ``kind`` and ``because``: of what made the gate hold, None if nothing did."""
+    tested = msgspec.structs.replace(found, tried=tuple(tried))
+    if kind is None:
+        return tested
+    what = NEXT[kind].format(variant=found.gate.partition("/")[0])
+    return msgspec.structs.replace(tested, kind=kind, because=because, next=what)
 
 
 def _by_itself(line: Line, now: Observation) -> Blame:

@@ -58,11 +58,11 @@ def _machine(before: Observation, now: Observation) -> Iterator[Change]:
     for what in ("arch", "isa", "threads", "provider"):
         a, b = (getattr(each.measured_on, what) for each in (before, now))
         if a != b:
-            yield _change("machine", f"{what} {_words(a)} → {_words(b)}")
+            yield _change("machine", f"{what} {in_words(a)} → {in_words(b)}")
     for what in ("isa", "threads", "opset"):
         a, b = (getattr(each.target, what) for each in (before, now))
         if a != b:
-            yield _change("compiler", f"target {what} {_words(a)} → {_words(b)}")
+            yield _change("compiler", f"target {what} {in_words(a)} → {in_words(b)}")
 
 
 def _variant(before: VariantSeen | None, now: VariantSeen) -> Iterator[Change]:
@@ -129,5 +129,6 @@ def _short(digest: str | None) -> str:
     return digest[:12] if digest else "none"
 
 
-def _words(value: object) -> str:
+def in_words(value: object) -> str:
+    """Write a field of a target: ``avx2+avx512f``, ``2``."""
     return "+".join(map(str, value)) if isinstance(value, tuple | list) else str(value)

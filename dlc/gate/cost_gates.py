@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from dlc.gate.changes import in_words
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line
 from dlc.gate.observation import Observation, VariantSeen
@@ -139,7 +140,7 @@ class Costs:
         now, then = self.now.measured_on, before.measured_on
         for what in ("arch", "isa", "threads"):
             if (a := getattr(then, what)) != (b := getattr(now, what)):
-                return f"the baseline was recorded with {what} {_words(a)}, this is {_words(b)}"
+                return f"the baseline was recorded with {what} {in_words(a)}, this is {in_words(b)}"
         if dict(self.now.dims) != dict(before.dims):
             return f"the baseline was timed at {_dims(before)}, this is {_dims(self.now)}"
         if self.now.concurrency != before.concurrency:
@@ -166,10 +167,6 @@ class Costs:
             variant=variant.precision, gate=gate, status="pass" if factor <= limit else "fail", value=factor,
             limit=limit, reason=reason,
         )  # fmt: skip
-
-
-def _words(value: object) -> str:
-    return "+".join(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
 def _dims(seen: Observation) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,12 +23,15 @@ from dlc.manifest import Status
 from dlc.progress import Progress, Silent
 from dlc.recipe import Recipe
 
+if TYPE_CHECKING:
+    from dlc.gate.undoing import Tried
+
 SILENT = Silent()
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one run of the gate came to."""
+    """What one run of the gate came to. ``tried``: what was undone to find what is to blame (``dlc.gate.undoing``)."""
 
     lines: list[Line]
     blames: list[Blame]
@@ -35,6 +39,7 @@ class Outcome:
     now: Observation
     before: Observation | None
     written: Path | None = None
+    tried: Sequence[Tried] = ()
 
     @property
     def status(self) -> Status:
@@ -92,6 +97,7 @@ def as_json(outcome: Outcome) -> dict[str, object]:
         "lines": outcome.lines,
         "blames": outcome.blames,
         "changes": outcome.changes,
+        "tried": outcome.tried,
         "observation": without_rows(outcome.now),
         "baseline_written": str(outcome.written) if outcome.written else None,
     }

@@ -20,12 +20,13 @@ OF_RECIPE = {f.name for f in fields(Gates)}
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Recipe, limits and how to measure; ``baseline`` None: nothing to compare with."""
+    """Recipe, limits and how to measure; ``baseline`` None: nothing to compare with. ``spec`` names the recipe."""
 
     recipe: Recipe | None
     limits: Limits
     how: How
     baseline: Path | None
+    spec: str | None = None
 
 
 def settings(
@@ -34,24 +35,28 @@ def settings(
 ) -> Settings:  # fmt: skip
     """Gather them for one model."""
     stated = config.model(name)
-    recipe = recipe_of(name, config, recipe_file, artifact)
+    spec = _spec(name, config, recipe_file)
+    recipe = recipe_of(name, spec, artifact)
     limits = limits_of(recipe, {**config.document.gates.stated(), **stated.gates.stated()}, stated.gates.stated())
     _check_target(name, config, artifact)
     how = How(
         variants=_variants(variants, stated.variants), seed=seed, objective=limits.objective,
         concurrency=limits.concurrency, dims={**stated.dims, **(dims or {})},
     )  # fmt: skip
-    return Settings(recipe, limits, how, baseline or config.at(stated.baseline))
+    return Settings(recipe, limits, how, baseline or config.at(stated.baseline), spec)
 
 
-def recipe_of(name: str, config: Config, spec: str | None, artifact: Path) -> Recipe | None:
-    """Load the recipe that is named, else the configured one, else the zoo's of that name, else none."""
+def _spec(name: str, config: Config, named: str | None) -> str | None:
+    """Return what names the recipe: the command line, else the configuration, else the zoo's of that name."""
     stated = config.model(name).recipe
-    if spec is None and stated is not None:
+    if named is None and stated is not None:
         resolved = config.root / stated
-        spec = str(resolved) if resolved.exists() else stated
-    if spec is None and name in ZOO:
-        spec = name
+        return str(resolved) if resolved.exists() else stated
+    return name if named is None and name in ZOO else named
+
+
+def recipe_of(name: str, spec: str | None, artifact: Path) -> Recipe | None:
+    """Load a recipe for the data, the metric and the gates that it declares of an artifact."""
     if spec is None:
         return None
     recipe = declared(spec, artifact / f"{name}.onnx")

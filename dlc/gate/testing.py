@@ -67,8 +67,7 @@ def explanation(outcome: Outcome) -> str:
         if line.status in ("fail", "inconclusive"):
             text.append(str(line))
             if (found := blames.get(line.name)) is not None:
-                text += [f"  {found.words}: {found.because}", *(f"  changed: {s}" for s in found.suspects)]
-                text.append(f"  next: {found.next}")
+                text += [f"  {each}" for each in found.lines()]
     return "\n".join(text)
 
 

@@ -32,5 +32,4 @@ def _text(line: Line, outcome: Outcome) -> str:
     blame = outcome.blame_of().get(line.name)
     if blame is None:
         return line.reason
-    suspects = [f"changed: {s}" for s in blame.suspects]
-    return "\n".join([line.reason, f"{blame.words}: {blame.because}", *suspects, f"next: {blame.next}"])
+    return "\n".join([line.reason, *blame.lines()])

@@ -119,7 +119,7 @@ def _scales(peaks: Peaks, spots: Sequence[Spot]) -> tuple[Scale, Scale]:
     top = max(peaks.float_ops, peaks.integer_ops, *(s.rate for s in spots))
     left = min(peaks.float_ops / peaks.cache_bytes, *(s.intensity for s in spots)) / ROOM
     right = max(peaks.integer_ops / peaks.bytes, *(s.intensity for s in spots)) * ROOM
-    bottom = min(top / 100, *(s.rate for s in spots)) / ROOM
+    bottom = min(peaks.float_ops / 8, *(s.rate for s in spots)) / ROOM
     return (
         Scale(left, right, PLOT.left, PLOT.left + PLOT.width, log=True),
         Scale(bottom, top * ROOM, PLOT.top + PLOT.height, PLOT.top, log=True),

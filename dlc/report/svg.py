@@ -102,9 +102,10 @@ class Picture:
         corners = [(x + radius * a, y + radius * b) for a, b in shape]
         self.path(corners, f"{style} {colour}", closed=True, tip=tip)
 
-    def disc(self, x: float, y: float, radius: float, which: int, tip: str = "") -> None:
-        """Draw a circle in the colour of a series, through which what lies behind is seen."""
-        where = {"cx": _px(x), "cy": _px(y), "r": _px(radius), "class": f"disc s{which % COLOURS}"}
+    def disc(self, x: float, y: float, radius: float, which: int | None, tip: str = "") -> None:
+        """Draw a circle in the colour of a series, through which what lies behind is seen; None: the reference's."""
+        colour = "ref" if which is None else f"s{which % COLOURS}"
+        where = {"cx": _px(x), "cy": _px(y), "r": _px(radius), "class": f"disc {colour}"}
         _tip(ET.SubElement(self.root, "circle", where), tip)
 
     def markup(self) -> Markup:

@@ -13,11 +13,11 @@ from dlc.report import numbers
 from dlc.report.svg import COLOURS, Box, Picture, Scale, place, tick_label, width_of
 from dlc.types import Bytes
 
-WIDTH, HEIGHT = 760.0, 414.0
-PLOT = Box(70, 44, 670, 314)
+WIDTH, HEIGHT = 760.0, 422.0
+PLOT = Box(70, 52, 670, 314)
 BELOW_GATE = 9
 """Depth of the picture under the gate, in multiples of what the gate allows; what is lower is drawn at the edge."""
-DISC, LARGEST_DISC = 16.0, 40.0
+DISC, LARGEST_DISC = 22.0, 48.0
 """Radius of the disc of a variant as large as FP32, and of the largest that is drawn, in pixels."""
 KEY = 14.0
 """Width of the small marker before a label: where points crowd, it tells whose label it is."""
@@ -141,12 +141,10 @@ def _disc(picture: Picture, p: Point, axes: Axes) -> Box:
 def _disc_key(picture: Picture) -> Box:
     """Say what the discs are, above the plot, beside one of FP32's size."""
     words = "area of a disc: size; this is FP32's"
-    left = PLOT.left + PLOT.width - width_of(words)
-    picture.text(left, PLOT.top - 10, words, "note")
-    root = picture.root
-    picture.disc(left - DISC - 6, PLOT.top - 12, DISC, 0)
-    root[-1].set("class", "disc ref")
-    return Box(left - 2 * DISC - 8, PLOT.top - DISC - 12, 2 * DISC + 4, 2 * DISC)
+    left, middle = PLOT.left + PLOT.width - width_of(words), PLOT.top - DISC - 2
+    picture.text(left, middle + 4, words, "note")
+    picture.disc(left - DISC - 6, middle, DISC, None)
+    return Box(left - 2 * DISC - 6, middle - DISC, 2 * DISC + 6 + width_of(words), 2 * DISC)
 
 
 def _scales(points: Sequence[Point], gate: float | None, max_ratio: float | None) -> tuple[Scale, Scale]:

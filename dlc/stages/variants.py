@@ -18,6 +18,7 @@ from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.amending import AS_IT_IS, Amended
 from dlc.stages.calibrating import recovered
 from dlc.stages.defaults import quantized_rewrites
 from dlc.stages.halves import bf16, fp16
@@ -48,8 +49,9 @@ class Build:
 
 
 def build(
-    precision: Precision, base: Rewritten, recipe: Recipe, costs: Costs, *, evaluate: Evaluate | None = None
-) -> Build:
+    precision: Precision, base: Rewritten, recipe: Recipe, costs: Costs, *, evaluate: Evaluate | None = None,
+    amended: Amended = AS_IT_IS,
+) -> Build:  # fmt: skip
     """Build one precision from the rewritten FP32 graph, and run it once; what cannot be built says why.
 
     What was quantized is rewritten by measurement in turn.
@@ -71,7 +73,7 @@ def build(
                 return Build(precision, None, reason=mixed.reason, search=search)
         else:
             passes = _passes(precision, model, recipe, costs)
-        converting = pipeline.run(model, passes, evaluate=evaluate)
+        converting = pipeline.run(model, amended.of(passes), evaluate=evaluate)
         records, sites = [*apart, *converting], outcomes(converting)
         if not any(s.applied for s in sites):
             raise Unsupported("nothing was converted: " + _why(sites))
@@ -84,7 +86,7 @@ def build(
     notes = (*notes, *(note for each in passes for note in each.notes))
     done = Rewritten(model)
     if precision in REWRITTEN:
-        done = rewrite(model, costs, quantized_rewrites(), evaluate=evaluate)
+        done = rewrite(model, costs, amended.of(quantized_rewrites()), evaluate=evaluate)
     session, loading = session_for(done.model, costs)
     return Build(
         precision, done.model, (*base.records, *records, *done.records), (*base.choices, *done.choices, *loading),

@@ -147,6 +147,19 @@ def test_a_slice_that_collapses_is_named(gate: Callable[..., Ran], here: Path) -
     assert f"**int8, slices since baseline** ❌ {worst}" in (here / "f.md").read_text()
 
 
+def test_bisect_says_that_a_rebuild_holds(gate: Callable[..., Ran], here: Path) -> None:
+    """The files were altered after the compile: what is compiled anew, of the same graph, is as it was."""
+    spoil(here / "build" / "centres", "int8")
+    ran = gate("--baseline", "b.json", "--bisect", "--summary", "f.md", "--format", "json")
+    assert ran.code == 1, ran.out + ran.err
+    found = json.loads(ran.out)
+    [tried] = [t for t in found["tried"] if t["gate"] == "int8/accuracy since baseline"]
+    assert (tried["undone"], tried["result"]) == ("rebuilt with nothing undone", "holds")
+    assert "- undone: rebuilt with nothing undone: the gate holds" in (here / "f.md").read_text()
+    assert gate("--baseline", "b.json", "--bisect", "--update-baseline").code == 2
+    assert gate("--bisect").code == 2
+
+
 def test_a_baseline_that_fails_is_not_written(gate: Callable[..., Ran], here: Path) -> None:
     spoil(here / "build" / "centres", "int8")
     assert gate("--baseline", "worse.json", "--update-baseline").code == 1

@@ -145,7 +145,7 @@ def test_the_area_of_a_disc_is_the_size() -> None:
     largest = msgspec.structs.replace(INT8, size=Size(bytes=1 << 30, compressed_bytes=1, ratio=4000.0))
     drawn = tradeoff(msgspec.structs.replace(LABELLED, variants=(largest,)))
     assert drawn is not None
-    assert max(float(c.attrib["r"]) for c in ET.fromstring(drawn.picture).iter("circle")) == 40.0
+    assert max(float(c.attrib["r"]) for c in ET.fromstring(drawn.picture).iter("circle")) == 48.0
 
 
 def test_the_front_holds_what_nothing_beats_in_all_three() -> None:
