@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -403,6 +404,17 @@ def test_triton_batches_up_to_what_the_recipe_allows_and_warms_up_with_one_examp
     (place / "warmup" / "0").write_bytes(bytes(511))
     [proof] = load(FORMS["triton"])().check(folder)
     assert "warm-up of 'x' holds 511 bytes, not 512" in proof.detail
+
+
+@pytest.mark.parametrize("form", CHAINED)
+def test_a_variant_that_the_package_does_not_hold_says_so(form: str, artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, form, out)
+    package = record.read(folder)
+    [link] = package.chain
+    record.seal(folder, msgspec.structs.replace(package, chain=(msgspec.structs.replace(link, variant="int3"),)))
+    [proof] = load(FORMS[form])().check(folder)
+    assert not proof.ok
+    assert proof.detail.endswith(": none has that name")
 
 
 @needs["node"]
