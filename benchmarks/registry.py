@@ -2,7 +2,8 @@
 
 ``--writers`` processes at once push packages and move one tag, over and over; after random times one of them is killed
 (SIGKILL) and another takes its place, ``--kills`` times. All the while a reader checks that every version that is
-listed is complete and every tag leads to one; in the end the whole registry is read once more.
+listed is complete and every tag leads to one; in the end the whole registry is read once more. ``--address``: where,
+by default a folder; an object store that has nothing of the name yet, ``s3://bucket/new``.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def ready(process: subprocess.Popen[str]) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("artifact", type=Path)
+    parser.add_argument("--address")
     parser.add_argument("--writers", type=int, default=20)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
@@ -60,7 +62,7 @@ def main() -> int:
         variants = [v.precision for v in Artifact.load(arguments.artifact).built]
         sources = [load_source(arguments.artifact / v, allow_failing=True) for v in variants]
         packages = [str(compose([s], "onnx", Path(scratch), check=False).path) for s in sources]
-        address = str(Path(scratch) / "registry")
+        address = arguments.address or str(Path(scratch) / "registry")
         kept = Registry(address)
         writers = [start(address, i, packages) for i in range(arguments.writers)]
         for writer in writers:

@@ -1,7 +1,8 @@
 """A folder or an object store, through fsspec, of which each file is written once and appears whole or not at all.
 
-Object stores show an object when its upload ends, and refuse a conditional upload of a name that exists. In a folder a
-file is written elsewhere, flushed to the disk, and then linked to its name, which fails if the name exists.
+Object stores show an object when its upload ends, and refuse an upload on the condition that its name is free: S3 by
+``If-None-Match: *`` (s3fs), Google Cloud Storage by ``ifGenerationMatch=0`` (gcsfs). In a folder a file is written
+elsewhere, flushed to the disk, and then linked to its name, which fails if the name exists.
 """
 
 from __future__ import annotations
@@ -9,29 +10,43 @@ from __future__ import annotations
 import os
 import uuid
 from pathlib import Path
-from typing import Any
 
-from dlc.errors import ArtifactError, CapabilityError
+from dlc.errors import ArtifactError, CapabilityError, Unsupported
 
 SCRATCH = "tmp"
+LOCAL = ("file", "local")
+CONDITIONAL = ("s3", "s3a", "gs", "gcs", "memory")
+"""Of what fsspec knows, those that refuse to replace a file; ``memory``, for tests, within one thread."""
 
 
 class Store:
-    """Files below one address, ``folder``, ``s3://bucket/prefix`` or whatever fsspec knows."""
+    """Files below one address: a folder, ``s3://bucket/prefix`` or ``gs://bucket/prefix``.
+
+    ArtifactError if the address is of no place, Unsupported of one that replaces files, CapabilityError of one whose
+    package is missing.
+    """
 
     def __init__(self, address: str) -> None:
         try:
+            from fsspec import available_protocols
             from fsspec.core import url_to_fs
+            from fsspec.utils import get_protocol
         except ImportError as error:
             raise CapabilityError("a registry needs the package fsspec: pip install 'dlc[package]'") from error
+        protocol = get_protocol(address)
+        if protocol not in available_protocols():
+            raise ArtifactError(f"{address} is no place that fsspec knows: there is no {protocol!r}")
+        if protocol not in (*LOCAL, *CONDITIONAL):
+            raise Unsupported(
+                f"{address}: {protocol} replaces files that exist, so one writer could undo another's work: "
+                "keep the registry in a folder, or in s3:// or gs://"
+            )
         try:
             self._files, self._root = url_to_fs(address, use_listings_cache=False)  # others write meanwhile
         except ImportError as error:
             raise CapabilityError(f"{address}: {error}") from error
-        except ValueError as error:
-            raise ArtifactError(f"{address} is no place that fsspec knows: {error}") from error
         self.address = address
-        self._local = "file" in _protocols(self._files)
+        self._local = protocol in LOCAL
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not exist; False if it does, and then nothing is changed."""
@@ -83,7 +98,3 @@ class Store:
         finally:
             scratch.unlink(missing_ok=True)
         return True
-
-
-def _protocols(files: Any) -> tuple[str, ...]:
-    return (files.protocol,) if isinstance(files.protocol, str) else tuple(files.protocol)

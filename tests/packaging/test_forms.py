@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -24,6 +25,7 @@ from dlc.packaging.chain import SATURATES
 from dlc.packaging.compose import Packaged, compose
 from dlc.packaging.form import Form
 from dlc.packaging.source import load_source
+from dlc.packaging.texts import TEMPLATES
 from dlc.runtimes.ort_format import listed_operators
 from dlc.target import INTEGER_DOT
 from tests.packaging.conftest import Cli, as_if_for, edit_graph, set_verdict
@@ -159,13 +161,11 @@ def test_every_link_of_the_chain_is_replayed(form: str, artifact: Path, out: Pat
 def make_unfit(folder: Path, form: str, *variants: str) -> None:
     """Let variants of a package need what no processor has."""
     if form == "c":
-        path = folder / "model.c"
-        names = " || ".join(f'!strcmp(v->name, "{v}")' for v in variants)
-        old = "v->needs == NULL || !lacks_integer_dot()"
-        assert old in path.read_text()
-        path.write_text(
-            path.read_text().replace(old, f"!({names})").replace("summed in 32 bits: %s", "no_such_isa%.0s")
-        )
+        text, old = (TEMPLATES / "c" / "model.c").read_text(), "v->needs == NULL || !lacks_integer_dot()"
+        assert old in text
+        unfit = " || ".join(f'!strcmp(v->name, "{variant}")' for variant in variants)
+        text = text.replace(old, f"!({unfit})").replace("summed in 32 bits: %s", "no_such_isa%.0s")
+        (folder / "model.c").write_text(text)
         return
     chain = json.loads((folder / "chain.json").read_text())
     for link in chain:
@@ -184,7 +184,7 @@ def test_a_link_that_does_not_fit_here_is_left_out_if_another_does(form: str, ar
         assert "not replayed here: no variant of this package fits this" in proofs[0].detail
         assert "int8 needs" in proofs[0].detail
         assert "no_such_isa" in proofs[0].detail
-        assert proofs[1].answer is None if "fp32" in variants else proofs[1].answer
+        assert (proofs[1].answer is None) == ("fp32" in variants)
     assert "fp32 needs" in proofs[1].detail
 
 
@@ -404,6 +404,17 @@ def test_triton_batches_up_to_what_the_recipe_allows_and_warms_up_with_one_examp
     (place / "warmup" / "0").write_bytes(bytes(511))
     [proof] = load(FORMS["triton"])().check(folder)
     assert "warm-up of 'x' holds 511 bytes, not 512" in proof.detail
+
+
+@pytest.mark.parametrize("form", CHAINED)
+def test_a_variant_that_the_package_does_not_hold_says_so(form: str, artifact: Path, out: Path) -> None:
+    folder = as_package(artifact, form, out)
+    package = record.read(folder)
+    [link] = package.chain
+    record.seal(folder, msgspec.structs.replace(package, chain=(msgspec.structs.replace(link, variant="int3"),)))
+    [proof] = load(FORMS[form])().check(folder)
+    assert not proof.ok
+    assert proof.detail.endswith(": none has that name")
 
 
 @needs["node"]

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dlc.errors import ArtifactError, CapabilityError, UserError
+from dlc.errors import ArtifactError, CapabilityError, Unsupported, UserError
 from dlc.packaging import record
 from dlc.packaging.compose import compose
 from dlc.packaging.registry import Registry, diff
@@ -275,6 +275,8 @@ def test_the_verbs(packages: list[Path], tmp_path: Path, cli: Cli) -> None:
 def test_addresses_that_cannot_be_used_say_why() -> None:
     with pytest.raises(ArtifactError, match="no place that fsspec knows"):
         Store("nowhere://x")
+    with pytest.raises(Unsupported, match="ftp replaces files that exist, so one writer could undo another's work"):
+        Store("ftp://host/models")
     if importlib.util.find_spec("s3fs") is None:
         with pytest.raises(CapabilityError, match="s3fs"):
             Store("s3://bucket/models")

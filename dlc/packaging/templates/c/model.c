@@ -40,13 +40,15 @@ static int lacks_integer_dot(void) { return 1; }
 
 /* Returns the first variant that this processor can run, or NULL with what each one lacks in m->error. */
 static const struct model_variant *choose(model *m, const char *name) {
-  size_t used = (size_t)snprintf(m->error, sizeof m->error, "no variant of this package fits this processor:");
+  const size_t start = (size_t)snprintf(m->error, sizeof m->error, "no variant of this package fits this processor:");
+  size_t used = start;
   for (const struct model_variant *v = model_variants; v < model_variants + MODEL_VARIANTS; v++) {
     if (name != NULL && strcmp(name, v->name)) continue;
     if (v->needs == NULL || !lacks_integer_dot()) return v;
     if (used < sizeof m->error)
       used += (size_t)snprintf(m->error + used, sizeof m->error - used, " %s needs 8-bit products that are summed in 32 bits: %s;", v->name, v->needs);
   }
+  if (used == start) snprintf(m->error + used, sizeof m->error - used, " none has that name");
   return NULL;
 }
 

@@ -43,4 +43,4 @@ def first(chain: list, providers: list, open_link) -> tuple:
             lacking.append(str(error))
         else:
             return link, session
-    raise UnfitError(f"no variant of this package fits this machine: {'; '.join(lacking)}")
+    raise UnfitError(f"no variant of this package fits this machine: {'; '.join(lacking) or 'none has that name'}")

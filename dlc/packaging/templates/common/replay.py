@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
+from machine import UnfitError
 
 RUNS = 20
 TINY = float(np.finfo(np.float32).tiny)
@@ -75,3 +76,13 @@ def report(result: dict) -> bool:
     errors = {name: worst if np.isfinite(worst) else None for name, worst in result["errors"].items()}
     print(json.dumps({**result, "errors": errors}))
     return all(worst <= result["bound"] for worst in result["errors"].values())
+
+
+def main(open_model: Callable) -> None:
+    """Prove a model and end: with 0 if every answer agrees, 1 if one differs, 3 if this machine cannot run it."""
+    try:
+        agrees = report(prove(open_model))
+    except UnfitError as error:
+        print(error, file=sys.stderr)
+        sys.exit(3)
+    sys.exit(not agrees)

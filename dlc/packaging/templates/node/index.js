@@ -29,7 +29,7 @@ class Model {
         lacking.push(error.message);
       }
     }
-    throw new UnfitError(`no variant of this package fits this machine: ${lacking.join("; ")}`);
+    throw new UnfitError(`no variant of this package fits this machine: ${lacking.join("; ") || "none has that name"}`);
   }
 
   /** Takes and returns tensors by name. */

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 
 import onnxruntime as ort
-from machine import UnfitError, check
-from replay import golden, prove, report
+from machine import check
+from replay import golden, main
 
 HERE = Path(__file__).resolve().parent
 
@@ -48,11 +48,7 @@ def operators() -> list:
 
 
 if __name__ == "__main__":
-    try:
-        if "--operators" in sys.argv[1:]:
-            print(json.dumps(operators()))
-        else:
-            sys.exit(not report(prove(Model)))
-    except UnfitError as error:
-        print(error, file=sys.stderr)
-        sys.exit(3)
+    if "--operators" in sys.argv[1:]:
+        print(json.dumps(operators()))
+    else:
+        main(Model)
