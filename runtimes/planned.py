@@ -192,6 +192,12 @@ NONE = _Choice((), None, 0)
 
 def trace(model: ir.Model | Path, feeds: Feeds, config: SessionConfig = FOLLOWED) -> tuple[Event, ...]:
     """Return the events of a run after one that warms up what kernels keep; CapabilityError without the library."""
+    return first_runs(model, feeds, config)[1]
+
+
+def first_runs(
+    model: ir.Model | Path, feeds: Feeds, config: SessionConfig = FOLLOWED
+) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+    """Return the events of a session's first run and of its second, which is as any later one."""
     with AllocatingRunner(model, config) as runner:
-        runner.run(feeds)
-        return runner.events(feeds)
+        return runner.events(feeds), runner.events(feeds)
