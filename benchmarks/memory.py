@@ -4,7 +4,7 @@
 
 Models: the zoo as it is exported, a transformer of six layers written out in small operators, and eight randomly wired
 networks. Memory is how far the peak of a process rises while runs are under way, each way in a process of its own;
-latencies are of one process, in turns. ``diff`` is measured less planned: within 2 MB or 5 %, whichever is more.
+latencies are of one process, in turns. ``diff`` is measured less planned: within 256 KiB or 5 %, whichever is more.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ from dlc.target import detect
 from dlc.types import Array, Bytes, Feeds
 
 SEED, SEEDS, SEQUENCE = 0, 8, 512
-ROOM: Bytes = 2_000_000
+ROOM: Bytes = 64 * 4096
+"""Linux adds pages to a process's resident set when a thread has touched 64 of them: so many it need not tell of."""
 
 Source = Callable[[], tuple[ir.Model, Feeds]]
 Table = Mapping[str, Mapping[str, MemoryRow]]
@@ -93,7 +94,7 @@ def check(table: Table) -> Iterator[tuple[str, bool]]:
     """Say whether each bar holds."""
     planned = [rows[PLANNED] for rows in table.values()]
     off = max(abs(r.growth - (r.planned or 0)) / max(ROOM, 0.05 * (r.planned or 0)) for r in planned)
-    yield f"measured = planned within 2 MB or 5 %: the worst takes {off:.2f} of it", off <= 1
+    yield f"measured = planned within 256 KiB or 5 %: the worst takes {off:.2f} of it", off <= 1
     yield f"misses: {sum(r.misses or 0 for r in planned)}", not any(r.misses for r in planned)
     yield "outputs are bit-exact", all(r.exact for r in planned)
     for other, bar in ((STOCK, 0.45), (BEST, 0.75)):

@@ -22,7 +22,6 @@ from dlc.allocations import RunPlan
 from dlc.artifact import MODEL
 from dlc.errors import CapabilityError, ModelError, PassError, UserError
 from dlc.manifest import Budget, Rung
-from dlc.passes.plan_memory import Plan
 from dlc.planned_files import FILE, write
 from dlc.planning import Prepared, prepare
 from dlc.runtimes.added import added
@@ -89,9 +88,7 @@ def _followed(candidate: Candidate, prepared: Prepared, feeds: Feeds, budget: By
     with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
         folder = Path(scratch) / FOLDER
         write(folder, prepared, mapped=mapped)
-        ways: list[tuple[str, RunPlan | None]] = (
-            [("planned", run_plan(prepared.plan))] if prepared.plan.allocations else []
-        )
+        ways: list[tuple[str, RunPlan | None]] = [("planned", prepared.plan.run)] if prepared.plan.allocations else []
         if not mapped or not ways:
             ways.insert(0, ("order", None))
         for name, plan in ways:
@@ -102,11 +99,6 @@ def _followed(candidate: Candidate, prepared: Prepared, feeds: Feeds, budget: By
             yield done
             if done.fits:
                 return
-
-
-def run_plan(plan: Plan) -> RunPlan:
-    """Return what an allocator needs of a plan."""
-    return RunPlan(plan.shapes, plan.allocations, plan.arena, plan.lower_bound, plan.solver)
 
 
 def _measured(

@@ -25,7 +25,7 @@ from dlc.passes.liveness import SCRATCH
 from dlc.passes.offsets import Buffer
 from dlc.passes.plan_memory import Plan, live_bytes
 from dlc.planned_files import FILE
-from dlc.planning import Prepared, prepare
+from dlc.planning import Prepared, prepare_sizes
 from dlc.recipe import Recipe, suggest
 from dlc.runtimes.session import SessionConfig
 from dlc.sources import onnx_files
@@ -60,7 +60,10 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The plan for one choice of sizes. ``reserved``: how many times its arena the plan of the largest sizes takes."""
+    """The plan for one choice of sizes. ``reserved``: how many times its arena the plan of the largest sizes takes.
+
+    ``options``: bytes that ONNX Runtime's own arena needs in the options tier, outputs included; None: not traced.
+    """
 
     sizes: Mapping[str, int]
     planned: Bytes
@@ -71,6 +74,7 @@ class Bucket:
     scratch: Bytes
     solver: str
     reserved: float
+    options: Bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +95,10 @@ class Planned:
         cache = self.cache and {
             **asdict(self.cache), "one_buffer": self.cache.one_buffer, "two_buffers": self.cache.two_buffers,
         }  # fmt: skip
+        plan = MemoryPlan.of(self.prepared.plan, "", FILE, self.prepared.others)
         return {
             "buckets": self.buckets, "account": lines, "peak_step": self.peak_step, "peak_node": self.peak_node,
-            "peak": self.peak, "cache": cache, "plan": MemoryPlan.of(self.prepared.plan, "", FILE),
+            "peak": self.peak, "cache": cache, "plan": plan,
         }  # fmt: skip
 
 
@@ -170,16 +175,13 @@ def account(
     interface, rng = Interface.of(model), np.random.default_rng(0)
     bounds = dict(recipe.inputs) if recipe else {name: input_like(array) for name, array in subject.example.items()}
     points = choices(interface, dims, recipe, subject.example)
-    made = []
-    for sizes in points:
-        feeds = seeded_feeds(interface, bounds, sizes, rng)
-        made.append(prepare(subject.path, feeds, subject.config))
-    last = made[-1]
-    lines = _account(last, feeds, measure=measure)
+    feeds = [seeded_feeds(interface, bounds, sizes, rng) for sizes in points]
+    last = prepare_sizes(subject.path, feeds, subject.config)
+    lines = _account(last, feeds[-1], measure=measure)
     step = _peak_step(last.plan)
     alive = sorted((b for b in last.plan.buffers if b.first <= step < b.last), key=lambda b: (-b.size, b.name))
     return Planned(
-        tuple(_bucket(sizes, each.plan, last.plan) for sizes, each in zip(points, made, strict=True)), lines,
+        tuple(_bucket(sizes, p, last.plan) for sizes, p in zip(points, (*last.others, last.plan), strict=True)), lines,
         step, last.plan.order[step] if last.plan.order else "", tuple(alive),
         kv_cache(model, context or 1, batch), last,
     )  # fmt: skip
@@ -189,7 +191,7 @@ def _bucket(sizes: Mapping[str, int], plan: Plan, largest: Plan) -> Bucket:
     scratch = max((b.size for b in plan.buffers if b.name.endswith(SCRATCH)), default=0)
     return Bucket(
         sizes, plan.arena, plan.lower_bound, plan.every_order, plan.given_bytes, plan.proved, scratch, plan.solver,
-        largest.arena / plan.arena if plan.arena else 1.0,
+        largest.arena / plan.arena if plan.arena else 1.0, plan.options_arena,
     )  # fmt: skip
 
 

@@ -121,7 +121,7 @@ def _planned(file: Path, prepared: Prepared, feeds: Feeds, progress: Progress) -
     plan, config = prepared.plan, prepared.config
     by_options = growth(file, config, feeds)
     progress.advance()
-    run = RunPlan(plan.shapes, plan.allocations, plan.arena, plan.lower_bound, plan.solver)
+    run = plan.run
     served = growth(file, config, feeds, run)
     progress.advance()
     assert served.tier is not None

@@ -32,11 +32,12 @@ def write(folder: Path, prepared: Prepared, *, mapped: bool = False, overwrite: 
     folder.mkdir(parents=True, exist_ok=True)
     apart = mapped or weight_bytes(prepared.model) > INLINE_LIMIT
     ir.save(prepared.model, folder / FILE, external_data=DATA if apart else None)
-    (folder / MEMORY).write_bytes(memory_plan.encode(prepared.plan, _sha256(folder / FILE), FILE))
+    recorded = memory_plan.encode(prepared.plan, _sha256(folder / FILE), FILE, prepared.others)
+    (folder / MEMORY).write_bytes(recorded)
     (folder / SESSION).write_bytes(msgspec.json.format(msgspec.json.encode(prepared.config), indent=1) + b"\n")
-    recorded = memory_plan.read(folder / MEMORY)
-    (folder / HEADER).write_text(header(recorded, str(prepared.model.graph.name or "plan")), encoding="ascii")
-    return recorded
+    written = memory_plan.read(folder / MEMORY)
+    (folder / HEADER).write_text(header(written, str(prepared.model.graph.name or "plan")), encoding="ascii")
+    return written
 
 
 def read(folder: Path, shapes: Mapping[str, tuple[int, ...]] | None = None) -> MemoryPlan:

@@ -12,9 +12,10 @@ from dlc.runtimes.planned import SLABS, PlannedRunner
 def open_planned(folder: Path, *, slabs: int = SLABS) -> PlannedRunner:
     """Return a runner for a folder of planned files, at most ``slabs`` runs of it at planned offsets at one time.
 
-    ArtifactError if the plan is damaged, or of another model or ONNX Runtime. Runs with inputs of other shapes than
-    the plan's are plain runs of the same graph; ``tier`` and ``counts`` of the runner say what happened.
+    ArtifactError if the plan is damaged, or of another model or ONNX Runtime. The plan of a run is chosen by the shapes
+    of its inputs; one that is larger in some dimension than every plan is a plain run of the same graph. ``tier`` and
+    ``counts`` of the runner say what happened.
     """
     recorded = read(folder)
-    plans = [recorded.plan()] if recorded.allocations else []
+    plans = [plan for plan in recorded.plans() if plan.allocations]
     return PlannedRunner(folder / recorded.file, plans, read_session(folder), slabs=slabs)

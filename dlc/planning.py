@@ -15,6 +15,7 @@ import onnx_ir as ir
 from dlc.errors import CapabilityError, PassError, Unsupported
 from dlc.interface import Interface, sizes_of
 from dlc.passes import schedule
+from dlc.passes.arena import least_arena
 from dlc.passes.base import all_nodes
 from dlc.passes.liveness import Kernel, Kernels, Liveness, executed, liveness, tasks
 from dlc.passes.offsets import lower_bound
@@ -43,11 +44,15 @@ NOTE = (
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A graph with its nodes in the planned order, its plan, and the session options that follow it."""
+    """A graph with its nodes in the planned order, its plan, and the session options that follow it.
+
+    ``others``: plans of that order for other sizes.
+    """
 
     model: ir.Model
     plan: Plan
     config: SessionConfig
+    others: tuple[Plan, ...] = ()
 
 
 def prepare(
@@ -84,6 +89,14 @@ def prepare(
         shapes={name: array.shape for name, array in feeds.items()}, outputs_bytes=max(lives.escaping, default=0),
     )  # fmt: skip
     return Prepared(graph, _traced(plan, graph, feeds, followed), followed)
+
+
+def prepare_sizes(model: ir.Model | Path, feeds: Sequence[Feeds], config: SessionConfig | None = None) -> Prepared:
+    """Plan a model for several sizes, the largest last: a file has one order of nodes, and theirs is it."""
+    *smaller, largest = feeds
+    prepared = prepare(model, largest, config)
+    others = (prepare(prepared.model, each, prepared.config, reorder=False).plan for each in smaller)
+    return replace(prepared, others=tuple(others))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,18 +167,21 @@ def _written(node: ir.Node, step: Footstep) -> list[str]:
 
 def _traced(plan: Plan, model: ir.Model, feeds: Feeds, config: SessionConfig) -> Plan:
     """Add the allocations of a run, one by one, where the library that traces them is at hand."""
-    from dlc.runtimes.planned import trace
+    from dlc.runtimes.planned import first_runs
 
     try:
-        run = plan_run(trace(model, feeds, config), plan.shapes)
+        first, later = first_runs(model, feeds, config)
     except CapabilityError:
         return plan
+    run = plan_run(later, plan.shapes)
     if abs(run.lower_bound - plan.lower_bound) > APART * plan.lower_bound + SLACK:
         raise PassError(
             "plan-memory",
             f"a traced run had {run.lower_bound:,} bytes alive at once, the plan says {plan.lower_bound:,}",
         )
-    return replace(plan, allocations=run.allocations, arena=max(plan.arena, run.arena))
+    return replace(
+        plan, allocations=run.allocations, arena=max(plan.arena, run.arena), options_arena=least_arena(first, later)
+    )  # fmt: skip
 
 
 def name_nodes(model: ir.Model) -> None:

@@ -50,7 +50,7 @@ def _plan(folder: Path) -> Check:
     with (folder / MODEL).open("rb") as file:
         same = hashlib.file_digest(file, "sha256").hexdigest() == recorded.model_sha256
     plan = recorded.plan()
-    overlap = next(overlaps(plan.buffers, plan.offsets), None)
+    overlap = next((fault for p in recorded.plans() for fault in overlaps(p.buffers, p.offsets)), None)
     if not same or overlap:
         return Check(subject, ok=False, detail=overlap or "is the plan of another model")
     detail = f"{len(plan.buffers)} buffers in {plan.arena:,} bytes, no two share any while alive"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
-from dlc.allocations import Allocation
+from dlc.allocations import Allocation, RunPlan
 from dlc.errors import PassError, Unsupported
 from dlc.passes.concrete_shapes import Shape, infer_shapes, infer_types
 from dlc.passes.liveness import Kernel, assumed, liveness, outside
@@ -45,7 +45,8 @@ class Plan:
     ``shapes``: of every input, which the plan is for. ``allocations``: those of a run, one by one, where it was traced.
     ``every_order``: bytes that no order of the nodes is below, where known; ``given_bytes``: the peak of the order that
     was given. ``outputs_bytes``: of what the run hands out, which the arena does not hold. ``runtime``: the version of
-    ONNX Runtime that the plan was compared with.
+    ONNX Runtime that the plan was compared with. ``options_arena``: what its own arena needs to run in this order,
+    outputs included, where the run was traced.
     """
 
     arena: Bytes
@@ -63,6 +64,12 @@ class Plan:
     given_bytes: Bytes | None = None
     outputs_bytes: Bytes | None = None
     runtime: str = ""
+    options_arena: Bytes | None = None
+
+    @property
+    def run(self) -> RunPlan:
+        """What an allocator needs of it."""
+        return RunPlan(self.shapes, self.allocations, self.arena, self.lower_bound, self.solver)
 
     @property
     def proved(self) -> bool:

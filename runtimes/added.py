@@ -5,34 +5,27 @@ The peak of the resident set from before the session opens until after its runs,
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from dlc.allocations import RunPlan
-from dlc.errors import CapabilityError, ModelError
+from dlc.errors import CapabilityError
+from dlc.runtimes import child
 from dlc.runtimes.ort import import_onnxruntime
 from dlc.runtimes.ort_cpu import OrtCpuRunner
-from dlc.runtimes.peak_rss import peak
+from dlc.runtimes.peak_rss import STATUS, peak
 from dlc.runtimes.planned import PlannedRunner
 from dlc.runtimes.session import SessionConfig, check_cpu
 from dlc.types import Bytes, Feeds
 
 RUNS = 3
-STATUS = Path("/proc/self/status")
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run: ``feeds`` is an archive of the arrays of ``inputs`` in order; with a plan, at its offsets."""
+class Request(child.Request, frozen=True, kw_only=True):
+    """With a plan, at its offsets."""
 
-    model: str
-    config: SessionConfig
-    feeds: str
-    inputs: tuple[str, ...]
     plan: RunPlan | None = None
 
 
@@ -53,28 +46,13 @@ def check_measurable(provider: str) -> None:
 def added(model: Path, feeds: Feeds, config: SessionConfig, plan: RunPlan | None = None) -> Added:
     """Measure in a fresh process; ModelError if it fails there, and what ``check_measurable`` raises."""
     check_measurable(config.provider)
-    with tempfile.TemporaryDirectory(prefix="dlc-") as scratch:
-        arrays, asked = Path(scratch) / "feeds.npz", Path(scratch) / "request.json"
-        np.savez(arrays, *feeds.values())
-        request = Request(
-            model=str(model.resolve()), config=config, feeds=str(arrays), inputs=tuple(feeds), plan=plan
-        )  # fmt: skip
-        asked.write_bytes(msgspec.json.encode(request))
-        child = subprocess.run(  # noqa: S603 - our own module
-            [sys.executable, "-m", "dlc.runtimes.added", str(asked)],
-            capture_output=True, check=False,
-        )  # fmt: skip
-    if child.returncode:
-        lines = child.stderr.decode().strip().splitlines()
-        raise ModelError(f"{model} failed in a process of its own: {lines[-1] if lines else child.returncode}")
-    return msgspec.json.decode(child.stdout, type=Added)
+    _, printed = child.run_child("dlc.runtimes.added", Request, model, config, feeds, plan=plan)
+    return msgspec.json.decode(printed, type=Added)
 
 
 def measure(request: Request) -> Added:
     """Run as asked, in this process."""
-    with np.load(request.feeds) as file:
-        feeds = {name: file[f"arr_{i}"] for i, name in enumerate(request.inputs)}
-    model = Path(request.model)
+    feeds, model = request.arrays(), Path(request.model)
     plain = OrtCpuRunner(model, request.config)
     runner = plain if request.plan is None else PlannedRunner(model, [request.plan], request.config)
     import_onnxruntime()
@@ -87,6 +65,4 @@ def measure(request: Request) -> Added:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(
-        msgspec.json.encode(measure(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request)))
-    )
+    sys.stdout.buffer.write(msgspec.json.encode(measure(child.asked_of_this_process(Request))))

@@ -16,15 +16,22 @@ LEVELS = {"none": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "O
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
+STATUS = Path("/proc/self/status")
+
+
+def status(field: str) -> int:
+    """Return a size of this process that Linux keeps account of, in bytes."""
+    line = next(t for t in STATUS.read_text(encoding="ascii").splitlines() if t.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
 def peak() -> int:
     """Return the largest resident set this process has had, in bytes.
 
     ``ru_maxrss`` comes second: on Linux it starts at what the parent had when it forked; ``VmHWM`` starts afresh.
     """
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(t for t in status.read_text(encoding="ascii").splitlines() if t.startswith("VmHWM:"))
-        return int(line.split()[1]) * 1024
+    if STATUS.exists():
+        return status("VmHWM")
     import resource  # not on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

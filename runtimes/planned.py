@@ -19,7 +19,7 @@ from dlc.types import Feeds, Outputs
 FOLLOWED = SessionConfig(graph_optimization="none", execution_order="priority", mem_reuse=False, mem_pattern=False)
 """Nodes in file order, and each buffer freed after its last reader: what a plan is made for."""
 SLABS = 8
-"""Runs of one plan that can be under way at a time, each in an arena of its own; a further one takes malloc."""
+"""Runs of a session that can be under way at a time, each in an arena of its own; a further one takes malloc."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +154,13 @@ class PlannedRunner(AllocatingRunner):
         return sum(map(self.library.counts, self._handles.values()), Counts())
 
     def _hold(self, serving: Library) -> None:
-        for plan in sorted(self.plans, key=lambda p: p.arena):
-            if (key := self._key(plan)) in self._handles:
+        """Have all plans share the arenas of the largest."""
+        held: dict[ShapeKey, Handle] = {}
+        for plan in sorted(self.plans, key=lambda p: p.arena, reverse=True):
+            if (key := self._key(plan)) in held:
                 raise DataError(f"two plans are for inputs of shapes {list(map(list, key))}; keep one")
-            self._handles[key] = serving.create(plan, self.slabs)
+            held[key] = self._handles[key] = serving.create(plan, self.slabs, next(iter(held.values()), None))
+        self._handles = dict(reversed(held.items()))  # the smallest that has room is the first
         if self._handles:
             self._choice = self._choose(next(iter(self._handles)))
 
@@ -192,6 +195,12 @@ NONE = _Choice((), None, 0)
 
 def trace(model: ir.Model | Path, feeds: Feeds, config: SessionConfig = FOLLOWED) -> tuple[Event, ...]:
     """Return the events of a run after one that warms up what kernels keep; CapabilityError without the library."""
+    return first_runs(model, feeds, config)[1]
+
+
+def first_runs(
+    model: ir.Model | Path, feeds: Feeds, config: SessionConfig = FOLLOWED
+) -> tuple[tuple[Event, ...], tuple[Event, ...]]:
+    """Return the events of a session's first run and of its second, which is as any later one."""
     with AllocatingRunner(model, config) as runner:
-        runner.run(feeds)
-        return runner.events(feeds)
+        return runner.events(feeds), runner.events(feeds)

@@ -90,8 +90,9 @@ typedef struct dlc_plan {
     size_t n;
     uint64_t arena;
     uint64_t most_slabs, slabs;
-    uint64_t references; /* its owner, the runs under way, and each stranded slab */
+    uint64_t references; /* its owner, the runs under way, each slab in use, and the plans that it is the host of */
     dlc_counts counts;
+    struct dlc_plan *host; /* whose slabs it uses: its own without one */
     struct slab *idle;
 } dlc_plan;
 
@@ -196,8 +197,10 @@ static void drop(dlc_plan *plan) {
         unlist(s);
         destroy(s);
     }
+    dlc_plan *host = plan->host;
     free(plan->entries);
     free(plan);
+    if (host) drop(host);
 }
 
 /* The caller holds the registry, and nobody uses a range of the slab. */
@@ -229,12 +232,14 @@ static slab *create(dlc_plan *plan) {
 /* Returns a slab of the plan for one run, NULL if it has none to give. */
 static slab *lease(dlc_plan *plan) {
     pthread_mutex_lock(&registry);
-    slab *s = plan->idle;
+    dlc_plan *owner = plan->host ? plan->host : plan;
+    slab *s = plan->arena ? owner->idle : NULL;
     if (s)
-        plan->idle = s->next_idle;
-    else if (plan->arena && plan->slabs < plan->most_slabs)
-        s = create(plan);
+        owner->idle = s->next_idle;
+    else if (plan->arena && owner->slabs < owner->most_slabs)
+        s = create(owner);
     plan->references++;
+    if (s) owner->references++;
     pthread_mutex_unlock(&registry);
     return s;
 }
@@ -339,10 +344,11 @@ PUBLIC bool dlc_entries_hold(const dlc_entry *entries, size_t n, uint64_t arena)
     return true;
 }
 
-/* A copy of the entries, of a slab of `arena` bytes each for at most `most_slabs` runs at a time; NULL: no memory, or
-   entries that do not hold. */
-PUBLIC dlc_plan *dlc_plan_create(const dlc_entry *entries, size_t n, uint64_t arena, uint64_t most_slabs) {
-    if (!dlc_entries_hold(entries, n, arena)) return NULL;
+/* A copy of the entries, of a slab of `arena` bytes each for at most `most_slabs` runs at a time. With a `host`, whose
+   arena is no smaller, its slabs are used. NULL: no memory, or entries that do not hold. */
+PUBLIC dlc_plan *dlc_plan_create(const dlc_entry *entries, size_t n, uint64_t arena, uint64_t most_slabs,
+                                 dlc_plan *host) {
+    if (!dlc_entries_hold(entries, n, arena) || (host && host->arena < arena)) return NULL;
     dlc_plan *plan = calloc(1, sizeof *plan);
     dlc_entry *copy = malloc((n ? n : 1) * sizeof *copy);
     if (!plan || !copy) {
@@ -351,7 +357,13 @@ PUBLIC dlc_plan *dlc_plan_create(const dlc_entry *entries, size_t n, uint64_t ar
         return NULL;
     }
     if (n) memcpy(copy, entries, n * sizeof *copy);
-    *plan = (dlc_plan){.entries = copy, .n = n, .arena = arena, .most_slabs = most_slabs, .references = 1};
+    *plan = (dlc_plan){
+        .entries = copy, .n = n, .arena = arena, .most_slabs = most_slabs, .references = 1, .host = host};
+    if (host) {
+        pthread_mutex_lock(&registry);
+        host->references++;
+        pthread_mutex_unlock(&registry);
+    }
     return plan;
 }
 
@@ -393,19 +405,19 @@ PUBLIC size_t dlc_run_events(dlc_event *out, size_t room) {
 /* Counts a run that ends. The caller holds the registry; the slab, or the plan, may be gone afterwards. */
 static void settle(run *r) {
     dlc_counts *c = &r->plan->counts;
-    if (!r->slab) {
+    if (r->slab) {
+        pthread_mutex_lock(&r->slab->lock);
+        r->slab->stranded = r->slab->n > 0;
+        pthread_mutex_unlock(&r->slab->lock);
+        c->runs++;
+        c->served += r->served;
+        c->misses += r->misses;
+        c->stranded += r->slab->stranded;
+        if (!r->slab->stranded) rest(r->slab);
+    } else {
         c->fallbacks++;
-        drop(r->plan);
-        return;
     }
-    pthread_mutex_lock(&r->slab->lock);
-    r->slab->stranded = r->slab->n > 0;
-    pthread_mutex_unlock(&r->slab->lock);
-    c->runs++;
-    c->served += r->served;
-    c->misses += r->misses;
-    c->stranded += r->slab->stranded;
-    if (!r->slab->stranded) rest(r->slab);
+    drop(r->plan);
 }
 
 /* Closes this thread's run. */

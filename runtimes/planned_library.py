@@ -81,7 +81,7 @@ class Library:
         self._dll = ctypes.PyDLL(str(path))
         self._dll.dlc_plan_create.restype = ctypes.c_void_p
         self._dll.dlc_plan_create.argtypes = (
-            ctypes.POINTER(_Entry), ctypes.c_size_t, ctypes.c_uint64, ctypes.c_uint64,
+            ctypes.POINTER(_Entry), ctypes.c_size_t, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p,
         )  # fmt: skip
         self._dll.dlc_entries_hold.restype = ctypes.c_bool
         self._dll.dlc_entries_hold.argtypes = (ctypes.POINTER(_Entry), ctypes.c_size_t, ctypes.c_uint64)
@@ -108,15 +108,18 @@ class Library:
         finally:
             self.end()
 
-    def create(self, plan: Planned, slabs: int) -> Handle:
-        """Return a handle for runs under a plan, at most so many in slabs at a time; DataError if it does not hold."""
+    def create(self, plan: Planned, slabs: int, host: Handle | None = None) -> Handle:
+        """Return a handle for runs under a plan, at most so many in slabs at a time; DataError if it does not hold.
+
+        ``host``: of a plan with an arena no smaller, whose slabs are shared.
+        """
         entries = (_Entry * len(plan.allocations))()
         for entry, allocation in zip(entries, plan.allocations, strict=True):
             entry.size = allocation.size
             entry.offset = ESCAPES if allocation.offset is None else allocation.offset
         if not self._dll.dlc_entries_hold(entries, len(entries), plan.arena):
             raise DataError("an allocation of the plan leaves its arena, or is not aligned in it; plan the model again")
-        if not (handle := self._dll.dlc_plan_create(entries, len(entries), plan.arena, slabs)):
+        if not (handle := self._dll.dlc_plan_create(entries, len(entries), plan.arena, slabs, host)):
             raise MemoryError
         return Handle(handle)
 

@@ -9,30 +9,24 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from dlc.allocations import RunPlan
+from dlc.runtimes import child
 from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.peak_rss import status
 from dlc.runtimes.planned import PlannedRunner, Tier
 from dlc.runtimes.planned_library import Counts
-from dlc.runtimes.session import SessionConfig
-from dlc.types import Array, Bytes, Feeds
+from dlc.types import Bytes, Feeds
 
-STATUS = Path("/proc/self/status")
 CLEAR = Path("/proc/self/clear_refs")
 
 
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What to run; ``feeds``: an archive of the arrays of ``inputs`` in order. Without a plan a plain session runs."""
+class Request(child.Request, frozen=True, kw_only=True):
+    """Without a plan a plain session runs."""
 
-    model: str
-    config: SessionConfig
-    feeds: str
-    inputs: tuple[str, ...]
     runs: int
     plan: RunPlan | None = None
 
@@ -47,8 +41,7 @@ class Growth(msgspec.Struct, frozen=True, kw_only=True):
 
 def measure(request: Request) -> Growth:
     """Run as asked, in this process."""
-    with np.load(request.feeds) as file:
-        feeds = {name: file[f"arr_{i}"] for i, name in enumerate(request.inputs)}
+    feeds = request.arrays()
     with OrtCpuRunner(Path(request.model), request.config) as runner:
         runner.run(feeds)
     if request.plan is None:
@@ -62,23 +55,11 @@ def measure(request: Request) -> Growth:
 def _growth(runner: OrtCpuRunner, feeds: Feeds, runs: int) -> Bytes:
     ctypes.CDLL(None).malloc_trim(0)
     CLEAR.write_text("5", encoding="ascii")  # the peak starts afresh
-    before = _status("VmRSS")
+    before = status("VmRSS")
     for _ in range(runs):
         runner.infer(feeds)
-    return _status("VmHWM") - before
-
-
-def _status(field: str) -> Bytes:
-    line = next(t for t in STATUS.read_text(encoding="ascii").splitlines() if t.startswith(f"{field}:"))
-    return int(line.split()[1]) * 1024
-
-
-def save(feeds: Mapping[str, Array], path: Path) -> tuple[str, ...]:
-    """Write feeds down as a request wants them; return the names of the inputs."""
-    np.savez(path, *feeds.values())
-    return tuple(feeds)
+    return status("VmHWM") - before
 
 
 if __name__ == "__main__":
-    asked = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Request)
-    sys.stdout.buffer.write(msgspec.json.encode(measure(asked)))
+    sys.stdout.buffer.write(msgspec.json.encode(measure(child.asked_of_this_process(Request))))

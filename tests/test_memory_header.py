@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -48,6 +49,21 @@ def test_a_compiler_reads_what_the_plan_says(tmp_path: Path) -> None:
 def test_a_plan_without_buffers_lists_none(tmp_path: Path) -> None:
     plan = msgspec.structs.replace(MemoryPlan.of(PLAN, "0" * 64), buffers=(), arena_bytes=0)
     assert printed(plan, tmp_path) == ["0 64 0 3"]
+
+
+def test_each_choice_of_sizes_has_a_table(tmp_path: Path) -> None:
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("no C compiler")
+    small = replace(PLAN, dims={"batch": 1, "n-s": 2}, arena=128, buffers=PLAN.buffers[:1])
+    (tmp_path / "memory.h").write_text(header(MemoryPlan.of(PLAN, "0" * 64, others=[small]), "net"), encoding="ascii")
+    (tmp_path / "main.c").write_text("""
+        #include "memory.h"
+        _Static_assert(NET_ARENA_BYTES == 192 && NET_BUFFERS == 2, "the largest");
+        _Static_assert(NET_BATCH_1_N_S_2_ARENA_BYTES == 128 && NET_BATCH_1_N_S_2_BUFFERS == 1, "the other");
+        const net_buffer *of(int large) { return large ? net_buffers : net_batch_1_n_s_2_buffers; }
+    """)
+    command = [compiler, "-std=c11", "-Wall", "-Wextra", "-Werror", "-c", "main.c"]
+    subprocess.run(command, cwd=tmp_path, check=True)
 
 
 @pytest.mark.parametrize(("name", "word"), [("Net-1", "net_1"), ("7b", "plan_7b"), ("", "plan_"), ("é", "plan_")])

@@ -74,6 +74,18 @@ def test_a_plan_is_refused_with_the_reason(
         recorded.check(sha, {"x": shape}, runtime)
 
 
+def test_plans_of_several_sizes_are_one_file(planned: Plan, tmp_path: Path) -> None:
+    """Each is read as it was, and a run of either's shapes is one that the file is for."""
+    small, large = (replace(planned, dims={"n": n}, shapes={"x": (n, 8)}, arena=64 * n) for n in (2, 4))
+    (tmp_path / "memory.json").write_bytes(encode(large, SHA, others=[small]))
+    recorded = read(tmp_path / "memory.json")
+    assert recorded.plans() == (large, small)
+    for n in (2, 4):
+        recorded.check(SHA, {"x": (n, 8)}, "")
+    with pytest.raises(ArtifactError, match=r"'x' of shape \[2, 8\] or \[4, 8\], not \[3, 8\]"):
+        recorded.check(SHA, {"x": (3, 8)}, "")
+
+
 def test_an_input_that_is_not_there_is_refused(planned: Plan) -> None:
     recorded = MemoryPlan.of(replace(planned, shapes={"x": (4, 8)}), SHA)
     with pytest.raises(ArtifactError, match=r"'x' of shape \[4, 8\], not \[\]"):

@@ -81,6 +81,7 @@ def _print(found: Planned, verbose: int) -> None:
         "gap",
         "proved",
         "given order",
+        "options tier",
         "reserved",
     )
     print_table(headers, [_bucket(b) for b in found.buckets])
@@ -113,6 +114,7 @@ def _bucket(bucket: Bucket) -> tuple[str, ...]:
         f"{gap:.1%}",
         proved,
         given,
+        "" if bucket.options is None else f"{bucket.options:,}",
         f"{bucket.reserved:.2f}x",
     )
 

@@ -10,8 +10,12 @@ import pytest
 
 from dlc.artifact import read_session
 from dlc.memory_plan import read
+from dlc.passes.arena import UNIT
 from dlc.passes.base import weight_bytes
+from dlc.planned_session import open_planned
+from dlc.runtimes.capped import fits, reserved
 from dlc.runtimes.ort import session_options
+from dlc.runtimes.ort_cpu import OrtCpuRunner
 from tests.cli.conftest import CLASSES, Cli, classifier
 
 UNNAMED = """<ir_version: 10, opset_import: ["" : 20]>
@@ -53,6 +57,33 @@ def test_buckets_and_what_the_largest_reserves(cli: Cli, model: Path) -> None:
     assert (one["sizes"], many["sizes"]) == ({"batch": 1}, {"batch": 16})
     assert one["reserved"] == many["planned"] / one["planned"]
     assert many["reserved"] == 1
+
+
+def test_buckets_are_written_and_run(cli: Cli, model: Path, tmp_path: Path) -> None:
+    """Sizes in between lie in the arena of the next larger ones; larger ones are not planned."""
+    assert cli("plan", model, "--dim", "batch=1,4,16", "--no-measure", "-o", "out").code == 0
+    recorded = read(tmp_path / "out" / "memory.json")
+    assert [p.dims for p in recorded.plans()] == [{"batch": 16}, {"batch": 1}, {"batch": 4}]
+    assert "_batch_4_ARENA_BYTES" in (tmp_path / "out" / "memory.h").read_text().replace("BATCH", "batch")
+    rng = np.random.default_rng(0)
+    with OrtCpuRunner(classifier()) as stock, open_planned(tmp_path / "out") as session:
+        for batch in (1, 3, 4, 16, 17):
+            x = {"x": rng.standard_normal((batch, 128)).astype(np.float32)}
+            assert all(np.array_equal(y, stock.run(x)[name]) for name, y in session.run(x).items())
+        if session.tier.name == "planned":
+            assert (session.counts.runs, session.counts.misses) == (4, 0)
+
+
+def test_the_options_tier_runs_in_what_is_claimed_for_it(cli: Cli, model: Path, tmp_path: Path) -> None:
+    ran = cli("plan", model, "--dim", "batch=4", "--no-measure", "-o", "out", "--format", "json")
+    [bucket] = msgspec.json.decode(ran.out)["buckets"]
+    if bucket["options"] is None:
+        pytest.skip("allocations cannot be traced here")
+    path, config = tmp_path / "out" / "planned.onnx", read_session(tmp_path / "out")
+    x = {"x": np.zeros((4, 128), np.float32)}
+    weights = reserved(path, x, config)
+    assert fits(path, x, config, bucket["options"], weights)
+    assert not fits(path, x, config, bucket["options"] - UNIT, weights)
 
 
 def test_a_recipe_bounds_the_dimensions(cli: Cli, model: Path, recipe: Path) -> None:

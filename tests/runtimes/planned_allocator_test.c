@@ -18,7 +18,7 @@ enum { THREADS = 8, RUNS = 500 };
 static const dlc_entry ENTRIES[] = {{100, 0}, {200, 128}, {64, 0}, {50, ESCAPES}};
 
 static dlc_plan *plan_of(uint64_t most_slabs) {
-    dlc_plan *plan = dlc_plan_create(ENTRIES, 4, 384, most_slabs);
+    dlc_plan *plan = dlc_plan_create(ENTRIES, 4, 384, most_slabs, NULL);
     CHECK(plan);
     return plan;
 }
@@ -85,6 +85,29 @@ static void allocations_not_foreseen_are_misses_and_do_not_lose_the_thread(void)
     dlc_run_end();
     CHECK(counts_of(plan).served == 1 && counts_of(plan).misses == 3);
     dlc_plan_destroy(plan);
+}
+
+static void plans_share_the_slabs_of_their_host(void) {
+    const dlc_entry small[] = {{64, 0}}, large[] = {{512, 0}};
+    dlc_plan *host = plan_of(1), *guest = dlc_plan_create(small, 1, 64, 9, host);
+    CHECK(guest && !dlc_plan_create(large, 1, 512, 1, host));
+    dlc_run_begin(host, 0);
+    char *a = get(100);
+    CHECK(dlc_run_begin(guest, 0) == 0); /* the one slab is in use */
+    dlc_run_end();
+    dlc_release(a);
+    dlc_run_end();
+    CHECK(dlc_run_begin(guest, 0) == 1);
+    char *b = get(64);
+    CHECK(b == a);
+    dlc_plan_destroy(host);
+    dlc_run_end();
+    one_run(guest, 0); /* b strands it */
+    dlc_release(b);
+    CHECK(slabs && !slabs->next);
+    CHECK(counts_of(guest).runs == 1 && counts_of(guest).fallbacks == 2 && counts_of(guest).stranded == 1);
+    dlc_plan_destroy(guest);
+    CHECK(!slabs);
 }
 
 static void smaller_shapes_take_the_entries_in_turn(void) {
@@ -187,20 +210,20 @@ static void events_are_in_order(void) {
 
 static void entries_that_leave_the_arena_are_refused(void) {
     const dlc_entry high = {64, 384}, large = {512, 0}, wraps = {64, UINT64_MAX - 63};
-    CHECK(!dlc_plan_create(&high, 1, 384, 1));
-    CHECK(!dlc_plan_create(&large, 1, 384, 1));
-    CHECK(!dlc_plan_create(&wraps, 1, 384, 1));
+    CHECK(!dlc_plan_create(&high, 1, 384, 1, NULL));
+    CHECK(!dlc_plan_create(&large, 1, 384, 1, NULL));
+    CHECK(!dlc_plan_create(&wraps, 1, 384, 1, NULL));
 }
 
 static void entries_between_lines_are_refused(void) {
     const dlc_entry odd = {64, 1}, escapes = {64, ESCAPES}; /* the escaping one's offset is no multiple either */
-    CHECK(!dlc_entries_hold(&odd, 1, 384) && !dlc_plan_create(&odd, 1, 384, 1));
+    CHECK(!dlc_entries_hold(&odd, 1, 384) && !dlc_plan_create(&odd, 1, 384, 1, NULL));
     CHECK(dlc_entries_hold(&escapes, 1, 384));
 }
 
 static void an_arena_that_cannot_be_had_falls_back(void) {
     const dlc_entry entry = {64, 0};
-    dlc_plan *plan = dlc_plan_create(&entry, 1, UINT64_MAX / 2, 1);
+    dlc_plan *plan = dlc_plan_create(&entry, 1, UINT64_MAX / 2, 1, NULL);
     CHECK(dlc_run_begin(plan, 0) == 0);
     dlc_release(get(64));
     dlc_run_end();
@@ -324,6 +347,7 @@ int main(void) {
     serves_at_the_planned_offsets();
     a_range_in_use_is_not_given_twice();
     allocations_not_foreseen_are_misses_and_do_not_lose_the_thread();
+    plans_share_the_slabs_of_their_host();
     smaller_shapes_take_the_entries_in_turn();
     sizes_that_wrap_are_refused();
     a_stranded_slab_rests_when_its_last_range_is_freed();
