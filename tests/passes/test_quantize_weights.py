@@ -14,7 +14,7 @@ from dlc.errors import Unsupported
 from dlc.export import export
 from dlc.interface import Interface
 from dlc.models import digits_cnn, digits_mlp
-from dlc.passes.blockwise import METHODS, Method, quantize
+from dlc.passes.blockwise import METHODS, Blocks, Method, quantize
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.passes.round_weights import Moments
 from dlc.recipe import Recipe
@@ -275,6 +275,36 @@ def test_a_weight_that_is_an_output_stays() -> None:
     model.graph.outputs.append(model.graph.initializers["w"])
     with pytest.raises(Unsupported, match="weight is a graph output"):
         QuantizeWeights()(model)
+
+
+def test_products_take_8_bits_or_stay_in_fp32_by_name() -> None:
+    body = """g (float[m, 64] x, float[64, 48] a, float[64, 48] b, float[64, 48] c)
+        => (float[m, 48] p, float[m, 48] q, float[m, 48] r) { p = MatMul(x, a) q = MatMul(x, b) r = MatMul(x, c) }"""
+    model = weighted(body, {name: normal(64, 48) for name in "abc"})
+    [record] = pipeline.run(model, [QuantizeWeights(wide=("node_q",), exclude=("node_r",))])
+    assert [(n.op_type, n.attributes.get_int("bits", 0)) for n in model.graph] == [
+        ("MatMulNBits", 4), ("MatMulNBits", 8), ("MatMul", 0),
+    ]  # fmt: skip
+    assert [s.reason for s in record.sites] == [None, None, "excluded"]
+
+
+def test_what_was_learned_is_remembered_by_weight_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlc.passes import quantize_weights as module
+
+    asked: list[int] = []
+
+    def counted(w: Array, **options: object) -> Blocks:
+        asked.append(int(str(options["bits"])))
+        return quantize(w, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "quantize", counted)
+    seen = Moments(np.eye(64)[None], np.zeros((1, 64)))
+    for bits in (4, 4, 8, 8):
+        QuantizeWeights(bits=bits, method="gptq", moments={"node_y": seen})(matmul())
+    assert asked == [4, 8]
+    changed = weighted(MATMUL, {"w": 2 * normal(64, 48)})
+    QuantizeWeights(method="gptq", moments={"node_y": seen})(changed)
+    assert asked == [4, 8, 4]
 
 
 def test_a_refused_node_is_reported_beside_an_applied_one() -> None:
