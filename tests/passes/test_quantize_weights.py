@@ -277,15 +277,21 @@ def test_a_weight_that_is_an_output_stays() -> None:
         QuantizeWeights()(model)
 
 
-def test_products_take_8_bits_or_stay_in_fp32_by_name() -> None:
-    body = """g (float[m, 64] x, float[64, 48] a, float[64, 48] b, float[64, 48] c)
-        => (float[m, 48] p, float[m, 48] q, float[m, 48] r) { p = MatMul(x, a) q = MatMul(x, b) r = MatMul(x, c) }"""
-    model = weighted(body, {name: normal(64, 48) for name in "abc"})
-    [record] = pipeline.run(model, [QuantizeWeights(wide=("node_q",), exclude=("node_r",))])
-    assert [(n.op_type, n.attributes.get_int("bits", 0)) for n in model.graph] == [
-        ("MatMulNBits", 4), ("MatMulNBits", 8), ("MatMul", 0),
-    ]  # fmt: skip
-    assert [s.reason for s in record.sites] == [None, None, "excluded"]
+def test_products_take_8_bits_by_name_rounded_to_nearest() -> None:
+    body = """g (float[m, 64] x, float[64, 48] a, float[64, 48] b) => (float[m, 48] p, float[m, 48] q) {
+        p = MatMul(x, a) q = MatMul(x, b)
+    }"""
+    model, x = weighted(body, {name: normal(64, 48) for name in "ab"}), normal(500, 64)
+    seen = Moments((x.T @ x / 500).astype(np.float64)[None], x.mean(axis=0, dtype=np.float64)[None])
+    learned = {"node_p": seen, "node_q": seen}
+    QuantizeWeights(method="gptq", moments=learned, wide=("node_q",))(model)
+    assert [n.attributes.get_int("bits") for n in model.graph] == [4, 8]
+    nearest = weighted(body, {name: normal(64, 48) for name in "ab"})
+    QuantizeWeights(bits=8)(nearest)
+    (_, one), (_, other) = ([n.inputs[1] for n in m.graph] for m in (model, nearest))
+    assert one is not None and one.const_value is not None  # noqa: PT018
+    assert other is not None and other.const_value is not None  # noqa: PT018
+    assert np.array_equal(one.const_value.numpy(), other.const_value.numpy())
 
 
 def test_what_was_learned_is_remembered_by_weight_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
