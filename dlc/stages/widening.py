@@ -51,7 +51,7 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int)
     narrow = applied(model, form)
     costs, room = _costs(model, narrow), int(ROOM * weight_bytes(narrow))
     total = sum(costs.values())
-    if len(costs) < 2:
+    if all(cost > room for cost in costs.values()):
         return form
     with OrtCpuRunner(model, SessionConfig(intra_op_threads=threads)) as fp32:
         [(feeds, stated)] = [(each, fp32.run(each)) for each in islice(iter(data.batches()), 1)]
