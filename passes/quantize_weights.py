@@ -13,7 +13,7 @@ or read in a subgraph; and operators without a weight-only form.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, ClassVar
@@ -59,7 +59,8 @@ class QuantizeWeights(Pass):
     to 0.6 of the FP32 time at one row, level with FP32 at 32), 0 keeps them FP32 (slower than FP32).
     ``min_elements``: the smallest weight worth quantizing. ``operators``: visit these alone, for another pass does the
     rest; then to quantize nothing is no error. ``wide``: products, by label, whose weights take 8 bits, rounded to
-    nearest.
+    nearest. ``known``: what was made of weights, remembered by their bytes and the options, for a search that asks
+    often; moments are not in the key.
     """
 
     name: ClassVar[str] = "quantize-weights"
@@ -72,6 +73,7 @@ class QuantizeWeights(Pass):
     search: bool = True
     method: Method = "rtn"
     moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
+    known: dict[Hashable, Blocks] | None = field(default=None, repr=False, compare=False)
     accuracy_level: int = 4
     min_elements: int = 512
     operators: tuple[str, ...] = ()
@@ -229,13 +231,15 @@ class _Rewriter:
     def _quantize(
         self, w: Array, block: int, bits: int, seen: Moments | None = None, method: Method | None = None
     ) -> Blocks:
-        """Quantize a matrix; where there are moments, what was made of it by the same options is remembered there."""
         o, method = self.options, method or self.options.method
         options: dict[str, Any] = {"bits": bits, "block": block, "symmetric": o.symmetric, "search": o.search}
-        if seen is None:
-            return quantize(w, **options, method=method)
+        moments = None if seen is None else seen.second[0]
+        if o.known is None:
+            return quantize(w, **options, method=method, moments=moments)
         key = (sha256(w.tobytes()).digest(), w.shape, *options.values(), method)
-        return seen.recall(key, lambda: quantize(w, **options, method=method, moments=seen.second[0]))
+        if key not in o.known:
+            o.known[key] = quantize(w, **options, method=method, moments=moments)
+        return o.known[key]
 
 
 def _operands(node: ir.Node) -> dict[int, ir.Value]:

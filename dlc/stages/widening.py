@@ -48,7 +48,8 @@ class Group:
 
 def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int) -> QuantizeWeights:
     """Return the form with 8 bits for some products, if that is worth its bytes."""
-    narrow = applied(model, form)
+    asked = replace(form, known={})
+    narrow = applied(model, asked)
     costs, room = _costs(model, narrow), int(ROOM * weight_bytes(narrow))
     total = sum(costs.values())
     if all(cost > room for cost in costs.values()):
@@ -57,7 +58,7 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int)
         [(feeds, stated)] = [(each, fp32.run(each)) for each in islice(iter(data.batches()), 1)]
 
     def left(wide: Sequence[str]) -> float:
-        return _noise(applied(model, replace(form, wide=tuple(wide))), feeds, stated, threads)
+        return _noise(applied(model, replace(asked, wide=tuple(wide))), feeds, stated, threads)
 
     all_narrow = left(())
 
@@ -67,15 +68,15 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int)
     chosen = affordable(groups(measured, list(costs)), room)
     if not chosen:
         return form
-    wide = replace(form, wide=tuple(n for n in costs if n in chosen))
-    before, after = (closeness(model, each, data, threads) for each in (form, wide))
+    wide = tuple(n for n in costs if n in chosen)
+    before, after = (closeness(model, each, data, threads) for each in (asked, replace(asked, wide=wide)))
     gain = after.overall.sqnr_db - before.overall.sqnr_db
     if not after.beats(before) or 1 - 10 ** (-gain / 10) < WORTH * sum(costs[n] for n in chosen) / total:
         return form
     note = (
         f"{len(chosen)} of {len(costs)} products take {WIDE} bits: {gain:.1f} dB closer to FP32 on the calibration data"
     )
-    return replace(wide, notes=(*form.notes, note))
+    return replace(form, wide=wide, notes=(*form.notes, note))
 
 
 def groups(measured: Callable[[Sequence[str]], Group], names: Sequence[str], looks: int = LOOKS) -> list[Group]:

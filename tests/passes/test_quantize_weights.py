@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import numpy as np
@@ -294,7 +294,7 @@ def test_products_take_8_bits_by_name_rounded_to_nearest() -> None:
     assert np.array_equal(one.const_value.numpy(), other.const_value.numpy())
 
 
-def test_what_was_learned_is_remembered_by_weight_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_made_of_a_weight_is_remembered_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     from dlc.passes import quantize_weights as module
 
     asked: list[int] = []
@@ -304,13 +304,13 @@ def test_what_was_learned_is_remembered_by_weight_and_options(monkeypatch: pytes
         return quantize(w, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "quantize", counted)
-    seen = Moments(np.eye(64)[None], np.zeros((1, 64)))
+    known: dict[Hashable, Blocks] = {}
     for bits in (4, 4, 8, 8):
-        QuantizeWeights(bits=bits, method="gptq", moments={"node_y": seen})(matmul())
+        QuantizeWeights(bits=bits, known=known)(matmul())
     assert asked == [4, 8]
-    changed = weighted(MATMUL, {"w": 2 * normal(64, 48)})
-    QuantizeWeights(method="gptq", moments={"node_y": seen})(changed)
-    assert asked == [4, 8, 4]
+    QuantizeWeights(known=known)(weighted(MATMUL, {"w": 2 * normal(64, 48)}))
+    QuantizeWeights()(matmul())
+    assert asked == [4, 8, 4, 4]
 
 
 def test_a_refused_node_is_reported_beside_an_applied_one() -> None:
