@@ -1,11 +1,10 @@
 """What calibration takes: peak memory as samples grow, and time against running inference on the same images.
 
-    DLC_DATA=... python benchmarks/calibration.py [--rounds 3]
+    DLC_DATA=... python -m benchmarks.calibration [--rounds 3]
 
 EfficientNet-Lite0, one thread, batches of 8. Memory: each line is a process of its own that calibrates by entropy.
 Bars: the peak with 512 samples at most 1.05 times of that with 32; 100 images at most 2 times of inference.
-CPU seconds are printed beside those of the clock: counting runs beside inference, on a second processor where there
-is one, so on a busy machine the clock tells of the others too.
+CPU seconds are printed beside those of the clock: on a busy machine the clock tells of the others too.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def memory(model: Path) -> None:
     for cap in CAPS:
         first = 0.0
         for samples in SAMPLES if cap == CAPS[0] else SAMPLES[:1]:
-            command = [sys.executable, __file__, "--child", str(model), str(samples), cap]
+            command = [sys.executable, "-m", "benchmarks.calibration", "--child", str(model), str(samples), cap]
             mib, runs = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
             first = first or float(mib)
             print(f"| {cap} | {samples} | {float(mib):.0f} | {float(mib) / first:.3f} | {runs} |", flush=True)

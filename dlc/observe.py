@@ -9,11 +9,10 @@ takes no memory to speak of. Both are asked again when a batch is larger than al
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -29,15 +28,7 @@ from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Array, Bytes, Feeds
 
-T = TypeVar("T")
 MIB: Bytes = 1 << 20
-ALIVE = 2
-"""Batches whose values are alive at once: one is counted while the next one runs.
-
-Each has a session of its own, whose arena is empty when its turn comes. A shared one never would be: gaps would not
-fit from batch to batch, and it would grow.
-"""
-
 UNKNOWN: Bytes = 8
 """Bytes of an element whose type the graph does not state: those of the widest."""
 
@@ -116,7 +107,7 @@ class _Watch:
         """Return as many names, from the first, as fit into memory; UserError if not even one does."""
         total = 0
         for i, name in enumerate(names):
-            total += ALIVE * self.sizes.get(name, 0) + kept[name]
+            total += self.sizes.get(name, 0) + kept[name]
             if total > self.max_ram:
                 if i == 0:
                     raise UserError(
@@ -129,15 +120,16 @@ class _Watch:
     def show(self, group: Sequence[str], read: Reader, observers: Mapping[str, Sequence[Observer]]) -> None:
         """Run the data once and show a group's values to their observers."""
         kept = {name: sum(o.nbytes for o in observers[name]) for name in group}
-        for i, values in _ahead(self._values(group, kept, read)):
-            self._check_fit(group, {name: values[name].nbytes for name in group}, kept)
-            for name in group:
-                array = values[name]
-                if array.size:
-                    extremes = _finite(name, i, array)
-                    for each in observers[name]:
-                        each.add(array, extremes)
-            del values, array
+        with closing(self._values(group, kept, read)) as batches:
+            for i, values in batches:
+                self._check_fit(group, {name: values[name].nbytes for name in group}, kept)
+                for name in group:
+                    array = values[name]
+                    if array.size:
+                        extremes = _finite(name, i, array)
+                        for each in observers[name]:
+                            each.add(array, extremes)
+                del values, array  # the session's arena is empty when the next batch is run
 
     def _values(
         self, group: Sequence[str], kept: Mapping[str, Bytes], read: Reader
@@ -145,13 +137,12 @@ class _Watch:
         inputs = {v.name for v in self.model.graph.inputs}
         part = revealing(self.model, [name for name in group if name not in inputs])
         with ExitStack() as stack:
-            runners: list[OrtCpuRunner] = []
+            runner: OrtCpuRunner | None = None
             for i, feeds in enumerate(read()):
                 check_finite(feeds, f"calibration batch {i}")
                 self._probe(feeds, group, kept)
-                if len(runners) < ALIVE:
-                    runners.append(stack.enter_context(_Revealing(part, self.config)))
-                yield i, {**runners[i % ALIVE].run(feeds), **{name: feeds[name] for name in group if name in inputs}}
+                runner = runner or stack.enter_context(_Revealing(part, self.config))
+                yield i, {**runner.run(feeds), **{name: feeds[name] for name in group if name in inputs}}
 
     def _probe(self, feeds: Feeds, group: Sequence[str], kept: Mapping[str, Bytes]) -> None:
         """Learn how large every value is, unless a batch at least as large was seen."""
@@ -246,12 +237,3 @@ def _finite(name: str, batch: int, values: Array) -> tuple[float, float]:
             f"the model overflows on this data, or the data is not scaled as the model expects"
         )
     return extremes
-
-
-def _ahead(items: Generator[T]) -> Iterator[T]:
-    """Yield the items, each made in a thread while the one before it is looked at."""
-    with closing(items), ThreadPoolExecutor(1) as pool:
-        made = pool.submit(next, items, None)
-        while (item := made.result()) is not None:
-            made = pool.submit(next, items, None)
-            yield item

@@ -13,7 +13,7 @@ or read in a subgraph; and operators without a weight-only form.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, ClassVar
@@ -58,8 +58,9 @@ class QuantizeWeights(Pass):
     ``accuracy_level``: what MatMulNBits may do to activations; 4 rounds them to int8 in blocks (measured on AVX2: 0.4
     to 0.6 of the FP32 time at one row, level with FP32 at 32), 0 keeps them FP32 (slower than FP32).
     ``min_elements``: the smallest weight worth quantizing. ``operators``: visit these alone, for another pass does the
-    rest; then to quantize nothing is no error. ``exclude``: nodes that stay in FP32, ``wide``: products whose weights
-    take 8 bits, by label.
+    rest; then to quantize nothing is no error. ``wide``: products, by label, whose weights take 8 bits, rounded to
+    nearest. ``known``: what was made of weights, remembered by their bytes and the options, for a search that asks
+    often; moments are not in the key.
     """
 
     name: ClassVar[str] = "quantize-weights"
@@ -72,10 +73,10 @@ class QuantizeWeights(Pass):
     search: bool = True
     method: Method = "rtn"
     moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
+    known: dict[Hashable, Blocks] | None = field(default=None, repr=False, compare=False)
     accuracy_level: int = 4
     min_elements: int = 512
     operators: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), repr=False)
 
@@ -149,8 +150,6 @@ class _Rewriter:
     def _refusal(self, node: ir.Node) -> str | None:
         if node.graph is not self.graph:
             return "the node is in a subgraph"
-        if label(node) in self.options.exclude:
-            return "excluded"
         if node.domain or node.op_type not in OPERANDS:
             return f"no weight-only form of {node.op_type}"
         if not (weights := _operands(node)):
@@ -192,7 +191,10 @@ class _Rewriter:
             return np.float32(alpha) * (w if transposed else w.T)
 
         def quantized(w: Array) -> Blocks:
-            return self._quantize(w, o.block_size, 8 if label(node) in o.wide else o.bits, o.moments.get(label(node)))
+            seen = o.moments.get(label(node))
+            if label(node) in o.wide:
+                return self._quantize(w, o.block_size, 8, seen, "rtn")
+            return self._quantize(w, o.block_size, o.bits, seen)
 
         b = self.packer.columns(weight, f"columns {transposed} {alpha}", columns, quantized, node)
         bias = self._bias(node, n) if gemm and len(node.inputs) > 2 else None
@@ -226,19 +228,18 @@ class _Rewriter:
         )
         ir.convenience.replace_nodes_and_values(self.graph, node, [node], [new], [old], new.outputs)
 
-    def _quantize(self, w: Array, block: int, bits: int, seen: Moments | None = None) -> Blocks:
-        o = self.options
-        options: dict[str, Any] = {
-            "bits": bits,
-            "block": block,
-            "symmetric": o.symmetric,
-            "search": o.search,
-            "method": o.method,
-        }
-        if o.method != "gptq" or seen is None:
-            return quantize(w, **options)
-        key = (sha256(w.tobytes()).digest(), w.shape, *options.values())
-        return seen.recall(key, lambda: quantize(w, **options, moments=seen.second[0]))
+    def _quantize(
+        self, w: Array, block: int, bits: int, seen: Moments | None = None, method: Method | None = None
+    ) -> Blocks:
+        o, method = self.options, method or self.options.method
+        options: dict[str, Any] = {"bits": bits, "block": block, "symmetric": o.symmetric, "search": o.search}
+        moments = None if seen is None else seen.second[0]
+        if o.known is None:
+            return quantize(w, **options, method=method, moments=moments)
+        key = (sha256(w.tobytes()).digest(), w.shape, *options.values(), method)
+        if key not in o.known:
+            o.known[key] = quantize(w, **options, method=method, moments=moments)
+        return o.known[key]
 
 
 def _operands(node: ir.Node) -> dict[int, ir.Value]:

@@ -17,18 +17,15 @@ result is never worse, by the H that it is given.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import lapack
 
 from dlc.types import Array, Floats
-
-T = TypeVar("T")
 
 DAMPING = 0.01
 """Added to H, in units of its mean diagonal; inputs that the data never moved must not blow up its inverse."""
@@ -44,14 +41,7 @@ class Moments:
 
     second: Floats
     mean: Floats
-    _known: dict[Hashable, Any] = field(default_factory=dict, repr=False, compare=False)
-
-    def recall(self, key: Hashable, learn: Callable[[], T]) -> T:
-        """Return what was learned under a key, or learn it."""
-        if key not in self._known:
-            self._known[key] = learn()
-        found: T = self._known[key]
-        return found
+    _known: dict[Hashable, npt.NDArray[np.int8]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def covariance(self) -> Floats:
@@ -61,8 +51,9 @@ class Moments:
     def round(self, weight: Array, scales: Array, limit: int, *, centred: bool = False) -> npt.NDArray[np.int8]:
         """Learn levels [G, M, K]; ``centred``: of what is left when a bias makes up for the mean error."""
         key = (sha256(weight.tobytes()).digest(), scales.tobytes(), weight.shape, limit, centred)
-        moment = self.covariance if centred else self.second
-        return self.recall(key, lambda: learn_rounding(weight, scales, moment, limit))
+        if key not in self._known:
+            self._known[key] = learn_rounding(weight, scales, self.covariance if centred else self.second, limit)
+        return self._known[key]
 
 
 def learn_rounding(weight: Array, scales: Array, moment: Floats, limit: int) -> npt.NDArray[np.int8]:

@@ -1,10 +1,10 @@
 """Which products take 8 bits where the others take 4: those at which a byte buys most.
 
-What rounding costs is seldom spread evenly: a few products often make most of the noise. A group of products loses the
-noise of the outputs, as a share of their energy, with this group alone quantized; that is measured, with the real
-kernels, on one batch. At first all products are one group. The group that makes most noise is cut in two and both
-halves are measured, again and again. Errors that know nothing of each other add up, so the groups whose bytes buy most,
-as many as there is room for, are then predicted to make the least noise together.
+What rounding costs is seldom spread evenly: a few products often make most of the noise, which is the energy of the
+outputs' error as a share of their own. What a group of products buys with 8 bits is measured: how much less noise there
+is, on the real kernels and one batch, with this group in 8 bits and the others in 4. The group that buys most is cut in
+two and both halves are measured, again and again, all products being the first. What groups buy adds up as long as
+their errors know nothing of each other: those whose bytes buy most, as far as there is room, are taken together.
 
 The result is kept only if it is closer on all of the calibration data beyond doubt, and if the noise falls by twice the
 share of the weights that were widened, or more: of products drawn at random it falls by their share.
@@ -31,7 +31,7 @@ from dlc.types import Bytes, Feeds, Outputs
 ROOM = 0.05
 """What 8 bits may add to the bytes of a model in 4 bits, as a share of them."""
 LOOKS = 32
-"""Groups that are measured, each by one run of a batch: sixteen cuts, eight of which isolate one of 256 products."""
+"""Groups that are measured, each by one run of a batch: sixteen cuts, of which eight isolate one of 256 products."""
 NARROW, WIDE = 4, 8
 WORTH = 2.0
 """Share of the noise that widened products must take away, in shares of the weights that they have."""
@@ -39,60 +39,64 @@ WORTH = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Products in graph order, the noise that they make, and the bytes that 8 bits add."""
+    """Products in graph order, the noise that 8 bits take away, and the bytes that they add."""
 
     names: Sequence[str]
-    noise: float
+    gain: float
     cost: Bytes
 
 
 def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int) -> QuantizeWeights:
     """Return the form with 8 bits for some products, if that is worth its bytes."""
-    narrow = applied(model, form)
+    asked = replace(form, known={})
+    narrow = applied(model, asked)
     costs, room = _costs(model, narrow), int(ROOM * weight_bytes(narrow))
     total = sum(costs.values())
-    if len(costs) < 2:
+    if all(cost > room for cost in costs.values()):
         return form
     with OrtCpuRunner(model, SessionConfig(intra_op_threads=threads)) as fp32:
         [(feeds, stated)] = [(each, fp32.run(each)) for each in islice(iter(data.batches()), 1)]
 
+    def left(wide: Sequence[str]) -> float:
+        return _noise(applied(model, replace(asked, wide=tuple(wide))), feeds, stated, threads)
+
+    all_narrow = left(())
+
     def measured(names: Sequence[str]) -> Group:
-        others = tuple(n for node in model.graph if (n := label(node)) not in names)
-        noise = _noise(applied(model, replace(form, exclude=others)), feeds, stated, threads)
-        return Group(names, noise, sum(costs[n] for n in names))
+        return Group(names, all_narrow - left(names), sum(costs[n] for n in names))
 
     chosen = affordable(groups(measured, list(costs)), room)
     if not chosen:
         return form
-    wide = replace(form, wide=tuple(n for n in costs if n in chosen))
-    before, after = (closeness(model, each, data, threads) for each in (form, wide))
+    wide = tuple(n for n in costs if n in chosen)
+    before, after = (closeness(model, each, data, threads) for each in (asked, replace(asked, wide=wide)))
     gain = after.overall.sqnr_db - before.overall.sqnr_db
     if not after.beats(before) or 1 - 10 ** (-gain / 10) < WORTH * sum(costs[n] for n in chosen) / total:
         return form
     note = (
         f"{len(chosen)} of {len(costs)} products take {WIDE} bits: {gain:.1f} dB closer to FP32 on the calibration data"
     )
-    return replace(wide, notes=(*form.notes, note))
+    return replace(form, wide=wide, notes=(*form.notes, note))
 
 
 def groups(measured: Callable[[Sequence[str]], Group], names: Sequence[str], looks: int = LOOKS) -> list[Group]:
-    """Cut names into groups, always the one that makes most noise, as often as ``looks`` measurements allow."""
-    found = [measured(names)]
-    for _ in range((looks - 1) // 2):
-        noisiest = max((g for g in found if len(g.names) > 1), key=lambda g: g.noise, default=None)
-        if noisiest is None:
+    """Cut names into groups, always the one that gains most, as often as ``looks`` measurements allow."""
+    found = [Group(names, 0.0, 0)]
+    for _ in range(looks // 2):
+        best = max((g for g in found if len(g.names) > 1), key=lambda g: g.gain, default=None)
+        if best is None:
             break
-        found.remove(noisiest)
-        half = len(noisiest.names) // 2
-        found += map(measured, (noisiest.names[:half], noisiest.names[half:]))
+        found.remove(best)
+        half = len(best.names) // 2
+        found += map(measured, (best.names[:half], best.names[half:]))
     return found
 
 
 def affordable(found: Sequence[Group], room: Bytes) -> set[str]:
     """Return the names of the groups whose bytes buy most, of as many as there is room for."""
     chosen = set[str]()
-    for group in sorted(found, key=lambda g: -g.noise / g.cost):
-        if group.noise > 0 and group.cost <= room:
+    for group in sorted(found, key=lambda g: -g.gain / g.cost):
+        if group.gain > 0 and group.cost <= room:
             chosen.update(group.names)
             room -= group.cost
     return chosen

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from dlc.errors import Unsupported
 from dlc.export import export
 from dlc.interface import Interface
 from dlc.models import digits_cnn, digits_mlp
-from dlc.passes.blockwise import METHODS, Method, quantize
+from dlc.passes.blockwise import METHODS, Blocks, Method, quantize
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.passes.round_weights import Moments
 from dlc.recipe import Recipe
@@ -275,6 +275,42 @@ def test_a_weight_that_is_an_output_stays() -> None:
     model.graph.outputs.append(model.graph.initializers["w"])
     with pytest.raises(Unsupported, match="weight is a graph output"):
         QuantizeWeights()(model)
+
+
+def test_products_take_8_bits_by_name_rounded_to_nearest() -> None:
+    body = """g (float[m, 64] x, float[64, 48] a, float[64, 48] b) => (float[m, 48] p, float[m, 48] q) {
+        p = MatMul(x, a) q = MatMul(x, b)
+    }"""
+    model, x = weighted(body, {name: normal(64, 48) for name in "ab"}), normal(500, 64)
+    seen = Moments((x.T @ x / 500).astype(np.float64)[None], x.mean(axis=0, dtype=np.float64)[None])
+    learned = {"node_p": seen, "node_q": seen}
+    QuantizeWeights(method="gptq", moments=learned, wide=("node_q",))(model)
+    assert [n.attributes.get_int("bits") for n in model.graph] == [4, 8]
+    nearest = weighted(body, {name: normal(64, 48) for name in "ab"})
+    QuantizeWeights(bits=8)(nearest)
+    (_, one), (_, other) = ([n.inputs[1] for n in m.graph] for m in (model, nearest))
+    assert one is not None and one.const_value is not None  # noqa: PT018
+    assert other is not None and other.const_value is not None  # noqa: PT018
+    assert np.array_equal(one.const_value.numpy(), other.const_value.numpy())
+
+
+def test_what_was_made_of_a_weight_is_remembered_where_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlc.passes import quantize_weights as module
+
+    asked: list[int] = []
+
+    def counted(w: Array, **options: object) -> Blocks:
+        asked.append(int(str(options["bits"])))
+        return quantize(w, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "quantize", counted)
+    known: dict[Hashable, Blocks] = {}
+    for bits in (4, 4, 8, 8):
+        QuantizeWeights(bits=bits, known=known)(matmul())
+    assert asked == [4, 8]
+    QuantizeWeights(known=known)(weighted(MATMUL, {"w": 2 * normal(64, 48)}))
+    QuantizeWeights()(matmul())
+    assert asked == [4, 8, 4, 4]
 
 
 def test_a_refused_node_is_reported_beside_an_applied_one() -> None:

@@ -69,7 +69,7 @@ def test_a_model_of_one_product_has_nothing_to_choose() -> None:
     assert widened(one, QuantizeWeights(), DATA, 1) == QuantizeWeights()
 
 
-@pytest.mark.parametrize(("looks", "parts"), [(1, 1), (2, 1), (3, 2), (9, 5), (99, 8)])
+@pytest.mark.parametrize(("looks", "parts"), [(2, 2), (3, 2), (8, 5), (99, 8)])
 def test_groups_are_cut_where_the_noise_is_as_often_as_measurements_allow(looks: int, parts: int) -> None:
     asked: list[Sequence[str]] = []
 
