@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from dlc.cost_table import Cost, CostTable
-from dlc.costs import Costs
+from dlc.costs import NOISE, Costs
 from dlc.errors import ModelError
 from dlc.manifest import Estimate
 from dlc.passes.base import Rewritten as PassResult
@@ -250,13 +250,24 @@ def test_a_slower_form_is_left_with_its_ratio(costs: Costs) -> None:
 def test_of_two_forms_the_faster_is_compared(costs: Costs) -> None:
     done = rewrite(detours(0), costs, [LongOrShort()])
     assert ops(done) == ["Tanh", "Softmax"]
-    [site] = done.records[-1].sites
-    assert site.reason is not None
+    both = only_site(done)
+    short, long = (only_site(rewrite(detours(0), costs, [Detour(steps=n)])) for n in (2, STEPS))
+    assert both == short
+    assert both != long
 
 
-def test_a_form_that_is_slower_at_a_bound_is_left(costs: Costs) -> None:
-    done = rewrite(detours(1), replace(costs, feeds=costs.feeds, bounds=()), [Straighten()])
-    assert done.records[-1].modified
+def test_a_form_that_is_slower_at_a_bound_is_left_with_the_size(costs: Costs) -> None:
+    slower_alone = stated(costs, lambda op, batch: 50.0 if op == "Sum" and batch == 1 else 10.0)
+    done = rewrite(detours(1), slower_alone, [Straighten()])
+    assert ops(done) == ["Tanh", "Sinh", "Asinh", "Softmax"]
+    reason, ratio = only_site(done)
+    assert reason == "2.50x at batch=1: slower on this target"
+    assert ratio == 0.5  # the typical one
+
+
+def test_a_form_that_is_no_slower_than_noise_at_a_bound_is_applied(costs: Costs) -> None:
+    as_slow = stated(costs, lambda op, batch: 20 * (1 + NOISE) if op == "Sum" and batch == 1 else 10.0)
+    assert ops(rewrite(detours(1), as_slow, [Straighten()])) == ["Tanh", "Sum", "Softmax"]
 
 
 def test_what_gains_alone_and_not_on_the_whole_is_rolled_back_and_the_next_gets_its_turn(costs: Costs) -> None:
