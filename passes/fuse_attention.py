@@ -57,7 +57,8 @@ class FuseAttention(Rewrite):
     product. ``products``: keep Softmax, and let the products scale and transpose. ``invariants``: what a recipe states.
     Not applied if the probabilities have another reader or are a graph output, if the mask cannot be broadcast by the
     operator, if it makes something else of rows without a visible key, if heads are shared and the operator is not
-    Attention, or if sizes are unknown. Sites are the Softmax nodes.
+    Attention, or if sizes are unknown. The kernel of Attention refuses an empty batch, query or key, which no recipe
+    can declare; the others take them. Sites are the Softmax nodes.
     """
 
     name: ClassVar[str] = "fuse-attention"

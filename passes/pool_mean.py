@@ -31,7 +31,7 @@ class PoolMean(Rewrite):
 
     Without ``keepdims`` a Flatten follows. Not applied if the rank is unknown or below 3, if the axes are not constant
     or not all spatial ones, if one of them has no elements, or in another type than FLOAT, for which there is no
-    kernel. The kernel takes an empty batch, but no other dynamic axis without elements; a recipe declares neither.
+    kernel. The kernel takes an empty batch, but no other dynamic axis without elements, which no recipe can declare.
     """
 
     name: ClassVar[str] = "pool-mean"

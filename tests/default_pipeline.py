@@ -35,9 +35,11 @@ EXACT = frozenset({
 })  # fmt: skip
 """Rewrites that move no sum and no product: not one bit may change."""
 WANT_ELEMENTS = frozenset({"fuse-attention", "pool-mean"})
-"""Rewrites to operators of which ONNX Runtime's kernels refuse an empty sequence or map: sizes that no recipe declares.
+"""Rewrites to operators of which ONNX Runtime's kernels refuse an empty batch, sequence or map.
 
-Where one fails to run for that, it is compared at the other sizes alone; wrong numbers are never passed over.
+No dimension can be declared that small, and a form that fails at a measured size is left: ``docs/rewrites.md``, Sizes.
+Here nothing is measured. Where one fails to run for that, it is compared at the other sizes alone; wrong numbers are
+never passed over.
 """
 UNOPTIMISED = SessionConfig(graph_optimization="none")
 

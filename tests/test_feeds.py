@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dlc.errors import DataError, Unsupported
-from dlc.feeds import distinct_sizes, input_like, least_sizes, seeded_feeds, typical_sizes
+from dlc.feeds import distinct_sizes, input_like, least_sizes, measured_sizes, seeded_feeds, typical_sizes
 from dlc.interface import Interface, TensorType
 from dlc.recipe import Dim, Input
 
@@ -59,6 +59,27 @@ def test_sizes() -> None:
     assert least_sizes(dims) == {"batch": 1, "time": 1, "one": 1, "few": 1}
     assert distinct_sizes(dims, fixed={10}) == {"batch": 8, "time": 9, "one": 1, "few": 2}
     assert distinct_sizes({"n": Dim(1, 4, 4)}, fixed={4}) == {"n": 3}
+
+
+@pytest.mark.parametrize(
+    ("dims", "points"),
+    [
+        ({}, [{}]),
+        ({"n": Dim(4, 4)}, [{"n": 4}]),
+        ({"n": Dim(1, 16, 16)}, [{"n": 16}, {"n": 1}]),
+        ({"n": Dim(2, 32, 8)}, [{"n": 8}, {"n": 2}, {"n": 32}]),
+        ({"n": Dim(1, 1024, 16)}, [{"n": 16}, {"n": 1}, {"n": 128}]),  # GROWTH times 16
+        (  # 2 and 32 times the typical, together 64 = GROWTH^2: each takes half of its steps, sqrt(2) and sqrt(32)
+            {"batch": Dim(1, 20, 10), "time": Dim(1, 320, 10)},
+            [{"batch": 10, "time": 10}, {"batch": 1, "time": 1}, {"batch": 14, "time": 56}],
+        ),
+    ],
+    ids=["fixed", "of one size", "typical is largest", "within the growth", "beyond it", "shared"],
+)
+def test_rewrites_are_measured_at_typical_least_and_large_sizes(
+    dims: dict[str, Dim], points: list[dict[str, int]]
+) -> None:
+    assert measured_sizes(dims) == points
 
 
 def test_input_like() -> None:

@@ -42,9 +42,9 @@ class Rewritten:
 def rewrite(model: ir.Model, costs: Costs, passes: Sequence[Rewrite], *, evaluate: Evaluate | None = None) -> Rewritten:
     """Canonicalise, then apply each rewrite at the places where it was measured to be worth it.
 
-    Then the whole is timed. If it gains less than its places predict, each rewrite is timed on the whole, and what does
-    not hold is rolled back. A rewrite that is broken, or cannot be measured, is left out, and the rest goes on. One
-    that is not trusted is applied only after the numbers were compared.
+    Then the whole is timed. If it gains less than its places predict, or does not run, each rewrite is timed on the
+    whole, and what does not hold is rolled back. A rewrite that is broken, or cannot be measured, is left out, and the
+    rest goes on. One that is not trusted is applied only after the numbers were compared.
     """
     with collector_paused():
         return _rewritten(model, costs, passes, evaluate)
@@ -63,13 +63,18 @@ def _rewritten(model: ir.Model, costs: Costs, passes: Sequence[Rewrite], evaluat
             for each in passes:
                 done = _applied_if_it_holds(each, done, costs, evaluate)
         return _never_slower(original, as_it_was, done, costs)
-    except (ModelError, NotHere):
+    except NotHere:
         return done
+    except ModelError as error:
+        return _taken_back(canonical, done, f"the whole model cannot be measured: {error}")
 
 
 def _falls_short(canonical: ir.Model, done: Rewritten, costs: Costs) -> bool:
-    """Whether the whole gains less than its places predict, or nothing."""
-    whole = costs.whole(canonical, done.model)
+    """Whether the whole gains less than its places predict, or nothing, or cannot be measured."""
+    try:
+        whole = costs.whole(canonical, done.model)
+    except ModelError:
+        return True
     return whole.ratio.low > min(1 - done.saved_ns / whole.before_ns, 1) + HOLDS
 
 
@@ -115,7 +120,7 @@ def _applied_if_it_holds(each: Rewrite, done: Rewritten, costs: Costs, evaluate:
     try:
         cost = costs.whole(done.model, candidate.model)
     except ModelError as error:
-        kept, reason = False, f"cannot be measured: {error}"
+        kept, reason = False, f"the whole model cannot be measured: {error}"
     else:
         kept, reason = decide(cost.ratio, fewer_nodes=True)
         choice = manifest.Choice(
@@ -142,6 +147,13 @@ def _never_slower(original: ir.Model, canonical: ir.Model, done: Rewritten, cost
         return replace(done, choices=(*done.choices, choice))
     records = tuple(_rolled_back(r, choice.reason) for r in done.records)
     return replace(done, model=original, records=records, choices=(*done.choices, choice), saved_ns=0.0)
+
+
+def _taken_back(canonical: Rewritten, done: Rewritten, reason: str) -> Rewritten:
+    """Return to the canonical graph, with the reason at every place that was changed."""
+    before = len(canonical.records)
+    rolled_back = (_rolled_back(r, reason) for r in done.records[before:])
+    return replace(canonical, records=(*canonical.records, *rolled_back), bugs=done.bugs)
 
 
 def _untouched(each: Rewrite, chosen: Mapping[str, Chosen], model: ir.Model) -> PassRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
@@ -11,9 +11,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from dlc.cost_table import CostTable
-from dlc.costs import Costs
+from dlc.cost_table import Cost, CostTable
+from dlc.costs import NOISE, Costs
+from dlc.errors import ModelError
+from dlc.manifest import Estimate
 from dlc.passes.base import Rewritten as PassResult
+from dlc.passes.base import all_nodes
 from dlc.passes.edit import Edit
 from dlc.passes.fuse_gemm import FuseGemm
 from dlc.passes.rewrite import Rewrite
@@ -22,7 +25,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.stages.defaults import rewrites
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.target import detect
-from dlc.types import Outputs
+from dlc.types import Feeds, Outputs
 from tests.cli.conftest import FEATURES, classifier
 from tests.passes.weights import weighted
 
@@ -63,6 +66,14 @@ class Straighten(Rewrite):
             use.node, edit.node(self.op, [node.inputs[0]], f"{node.name}.straight", dtype=y.dtype, shape=y.shape)
         )
         return None
+
+
+@dataclass(frozen=True)
+class Shorten(Straighten):
+    """The same in other words."""
+
+    name: ClassVar[str] = "shorten"
+    op: ClassVar[str] = "Max"
 
 
 @dataclass(frozen=True)
@@ -126,6 +137,18 @@ class Wrong(Straighten):
 
 
 @dataclass(frozen=True)
+class Untidy(Straighten):
+    """Leave an operator behind that no runtime knows: the place alone is sound, the whole does not load."""
+
+    name: ClassVar[str] = "untidy"
+
+    def rewrite(self, node: ir.Node, edit: Edit) -> str | None:
+        edit.require("acme")
+        edit.graph.append(edit.node("Soft", [node.inputs[0]], "left", dtype=ir.DataType.FLOAT, shape=[], domain="acme"))
+        return super().rewrite(node, edit)
+
+
+@dataclass(frozen=True)
 class Liar(Rewrite):
     """Change nothing and say the opposite."""
 
@@ -136,6 +159,44 @@ class Liar(Rewrite):
 
     def rewrite(self, node: ir.Node, edit: Edit) -> str | None:  # noqa: ARG002 - what a rewrite is given
         return None
+
+
+Price = Callable[[str, int], float]
+"""Nanoseconds that an operator takes, by its name and the size of the batch; it may raise what a runtime would."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stated(Costs):
+    """Costs that are stated, not measured, of places ``alone`` and of whole models ``together``."""
+
+    alone: Price
+    together: Price
+
+    def place(self, key: str, before: ir.Model, after: ir.Model | None, values: Feeds) -> Cost:
+        batch = len(next(iter(values.values())))
+        return self._remember(key, _ratio(*(_total(m, self.alone, batch) for m in (before, after))))
+
+    def whole(self, before: ir.Model, after: ir.Model, *, rounds: int = 0) -> Cost:  # noqa: ARG002 - as Costs has it
+        return _ratio(*(_total(m, self.together, len(self.feeds["x"])) for m in (before, after)))
+
+
+def _total(model: ir.Model | None, price: Price, batch: int) -> float:
+    return sum(price(n.op_type, batch) for n in all_nodes(model.graph)) if model is not None else 0.0
+
+
+def _ratio(before: float, after: float) -> Cost:
+    ratio = after / before
+    return Cost(before_ns=before, after_ns=after, ratio=Estimate(value=ratio, low=ratio - 0.001, high=ratio + 0.001))
+
+
+def stated(costs: Costs, alone: Price, together: Price | None = None) -> Costs:
+    """State costs in the place of those that are measured; the whole costs what its places do unless said otherwise."""
+    return Stated(costs.target, costs.config, costs.feeds, costs.bounds, alone=alone, together=together or alone)
+
+
+def price(**ops: float) -> Price:
+    """State what some operators take, in the whole and alone, at any size; every other takes 10 ns."""
+    return lambda op, _: ops.get(op, 10.0)
 
 
 def only_site(done: Rewritten) -> tuple[str | None, float | None]:
@@ -189,13 +250,100 @@ def test_a_slower_form_is_left_with_its_ratio(costs: Costs) -> None:
 def test_of_two_forms_the_faster_is_compared(costs: Costs) -> None:
     done = rewrite(detours(0), costs, [LongOrShort()])
     assert ops(done) == ["Tanh", "Softmax"]
+    both = only_site(done)
+    short, long = (only_site(rewrite(detours(0), costs, [Detour(steps=n)])) for n in (2, STEPS))
+    assert both == short
+    assert both != long
+
+
+def test_a_form_that_is_slower_at_a_bound_is_left_with_the_size(costs: Costs) -> None:
+    slower_alone = stated(costs, lambda op, batch: 50.0 if op == "Sum" and batch == 1 else 10.0)
+    done = rewrite(detours(1), slower_alone, [Straighten()])
+    assert ops(done) == ["Tanh", "Sinh", "Asinh", "Softmax"]
+    reason, ratio = only_site(done)
+    assert reason == "2.50x at batch=1: slower on this target"
+    assert ratio == 0.5  # the typical one
+
+
+def test_a_form_that_is_no_slower_than_noise_at_a_bound_is_applied(costs: Costs) -> None:
+    as_slow = stated(costs, lambda op, batch: 20 * (1 + NOISE) if op == "Sum" and batch == 1 else 10.0)
+    assert ops(rewrite(detours(1), as_slow, [Straighten()])) == ["Tanh", "Sum", "Softmax"]
+
+
+def test_what_gains_alone_and_not_on_the_whole_is_rolled_back_and_the_next_gets_its_turn(costs: Costs) -> None:
+    fuller = stated(costs, price(), price(Sum=60.0))
+    done = rewrite(detours(1), fuller, [Straighten(), Shorten()])
+    assert ops(done) == ["Tanh", "Max", "Softmax"]
+    _, first, second = done.records
+    assert [s.reason for s in first.sites] == ["2.00x on the whole model: slower on this target"]
+    assert (first.modified, first.nodes_after) == (False, first.nodes_before)
+    assert [s.applied for s in second.sites] == [True]
+    assert [(c.rewrite, c.kept, c.ratio.value, c.predicted) for c in done.choices] == [
+        ("straighten", False, 2.0, 0.75), ("shorten", True, 0.75, 0.75), ("all", True, 0.75, 0.75),
+    ]  # fmt: skip
+
+
+def test_a_whole_that_falls_short_but_gains_keeps_what_holds(costs: Costs) -> None:
+    done = rewrite(detours(1), stated(costs, price(), price(Sum=19.0)), [Straighten()])
+    assert ops(done) == ["Tanh", "Sum", "Softmax"]
+    assert [c.rewrite for c in done.choices] == ["straighten", "all"]
+
+
+def test_a_rewrite_whose_whole_does_not_load_is_rolled_back(costs: Costs) -> None:
+    done = rewrite(detours(1), costs, [Untidy(), Straighten()])
+    assert ops(done) == ["Tanh", "Sum", "Softmax"]
+    [untidy] = done.records[1].sites
+    assert str(untidy.reason).startswith("the whole model cannot be measured: ONNX Runtime")
+    assert not done.records[1].modified
+    assert [c.rewrite for c in done.choices] == ["straighten", "all"]
+
+
+def test_if_no_whole_can_be_measured_no_rewrite_ships(costs: Costs) -> None:
+    def fails(op: str, batch: int) -> float:
+        raise ModelError(f"no memory for {op} at {batch}")
+
+    done = rewrite(detours(1), stated(costs, price(), fails), [Straighten()])
+    assert ops(done) == ["Tanh", "Sinh", "Asinh", "Softmax"]
     [site] = done.records[-1].sites
-    assert site.reason is not None
+    assert site.reason == "the whole model cannot be measured: no memory for Tanh at 8"
+    assert not done.records[-1].modified
+    assert (done.choices, done.saved_ns) == ((), 0.0)
 
 
-def test_a_form_that_is_slower_at_a_bound_is_left(costs: Costs) -> None:
-    done = rewrite(detours(1), replace(costs, feeds=costs.feeds, bounds=()), [Straighten()])
-    assert done.records[-1].modified
+def test_a_kept_rewrite_is_taken_back_if_the_outcome_cannot_be_measured(costs: Costs) -> None:
+    fails = iter((True, False, True))
+
+    class Short(Stated):
+        """Out of memory on some wholes."""
+
+        def whole(self, before: ir.Model, after: ir.Model, *, rounds: int = 0) -> Cost:
+            if next(fails):
+                raise ModelError("no memory")
+            return super().whole(before, after, rounds=rounds)
+
+    short = Short(costs.target, costs.config, costs.feeds, costs.bounds, alone=price(), together=price())
+    done = rewrite(detours(1), short, [Straighten()])
+    assert ops(done) == ["Tanh", "Sinh", "Asinh", "Softmax"]
+    [site] = done.records[-1].sites
+    assert site.reason == "the whole model cannot be measured: no memory"
+    assert not done.records[-1].modified
+    assert done.choices == ()
+
+
+def test_an_outcome_slower_than_what_was_exported_is_not_shipped(costs: Costs) -> None:
+    model = ir.from_onnx_text(f"""<ir_version: 10, opset_import: ["": 20, "local": 1]>
+        g (float[batch, {FEATURES}] x) => (float[batch, {FEATURES}] y)
+        {{ t = Tanh(x) u = local.Turn(t) y = Softmax(u) }}
+        <opset_import: ["": 20], domain: "local">
+        Turn (a) => (c) {{ b = Sinh(a) c = Asinh(b) }}""")
+    done = rewrite(model, stated(costs, price(Turn=5.0)), [Straighten()])
+    assert ops(done) == ["Tanh", "Turn", "Softmax"]
+    assert not any(r.modified for r in done.records)
+    [site] = done.records[-1].sites
+    assert site.reason == "slower on this target, against the graph as it was exported"
+    [every] = done.choices
+    assert (every.rewrite, every.kept, every.reason, every.ratio.value) == ("all", False, site.reason, 0.75)
+    assert done.saved_ns == 0.0
 
 
 def test_a_place_reads_the_default_of_a_weight_that_may_be_fed(costs: Costs) -> None:
