@@ -27,6 +27,7 @@ from dlc.runtimes.added import check_measurable
 from dlc.stages.calibrating import watched
 from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
+from dlc.stages.excluding import check_excluded
 from dlc.stages.expectations import hits
 from dlc.stages.layers import by_closeness, with_layers
 from dlc.stages.record import check_data, to_manifest
@@ -94,6 +95,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         equal = evaluator(costs) if options.check_each_pass else None
         passes = rewrites(target, recipe.rewrites, recipe.invariants)
         base = rewrite(exported.model, costs, passes, evaluate=equal)
+        check_excluded(base.model, recipe, precisions)
         found = hits(base, passes, recipe.expect_fusions)
         shown = watched(recipe, data.batches, progress)
         built = [build(p, base, shown, costs, evaluate=equal) for p in track(progress, precisions)]
