@@ -6,6 +6,7 @@ if TYPE_CHECKING:
     from dlc.artifact import Artifact
     from dlc.calibration import Calibration
     from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
+    from dlc.quantization import Bf16, Fp16, Int4, Int8
     from dlc.recipe import Dataset, Dim, Gates, Input, Recipe
     from dlc.sources.recipe_files import load_recipe
     from dlc.target import Target, detect
@@ -13,11 +14,15 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "Artifact",
+    "Bf16",
     "Calibration",
     "Dataset",
     "Dim",
+    "Fp16",
     "Gates",
     "Input",
+    "Int4",
+    "Int8",
     "Options",
     "Recipe",
     "Target",
@@ -29,11 +34,15 @@ __all__ = [
 
 _HOME = {
     "Artifact": "dlc.artifact",
+    "Bf16": "dlc.quantization",
     "Calibration": "dlc.calibration",
     "Dataset": "dlc.recipe",
     "Dim": "dlc.recipe",
+    "Fp16": "dlc.quantization",
     "Gates": "dlc.recipe",
     "Input": "dlc.recipe",
+    "Int4": "dlc.quantization",
+    "Int8": "dlc.quantization",
     "Options": "dlc.compiler",
     "Recipe": "dlc.recipe",
     "Target": "dlc.target",

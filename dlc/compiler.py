@@ -28,6 +28,7 @@ from dlc.stages.amending import AS_IT_IS, Amended
 from dlc.stages.calibrating import watched
 from dlc.stages.defaults import rewrites
 from dlc.stages.evidence import BASELINE, Subject, gather
+from dlc.stages.excluding import check_excluded
 from dlc.stages.expectations import hits
 from dlc.stages.layers import by_closeness, with_layers
 from dlc.stages.record import check_data, to_manifest
@@ -96,6 +97,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
         equal = evaluator(costs) if options.check_each_pass else None
         passes = options.amended.of(rewrites(target, recipe.rewrites, recipe.invariants))
         base = rewrite(exported.model, costs, passes, evaluate=equal)
+        check_excluded(base.model, recipe, precisions)
         found = hits(base, passes, recipe.expect_fusions)
         shown = watched(recipe, data.batches, progress)
         built = [

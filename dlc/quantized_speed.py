@@ -110,7 +110,7 @@ def _unfused(loaded: ir.Model) -> Iterator[_Place]:
         elif read and wrote:
             yield _Place(
                 "no integer kernel", "computes in float, so its operands are dequantized and its result is quantized",
-                "leave it, and the conversions around it, in float: exclude the node from quantization", node, around,
+                f"leave it, and the conversions around it, in float: {_excluding(node)}", node, around,
             )  # fmt: skip
 
 
@@ -137,8 +137,15 @@ def _pairs(loaded: ir.Model) -> Iterator[_Place]:
             continue  # told at the node in between
         yield _Place(
             "Q/DQ around nothing", "rounds to 8 bits and back; nothing computes in 8 bits in between",
-            "take the pair out, or exclude the node that reads it from quantization", node, (node, *users),
+            f"take the pair out: {_excluding(*readers)}", node, (node, *users),
         )  # fmt: skip
+
+
+def _excluding(*nodes: ir.Node) -> str:
+    """Say how to leave operators out, in dlc and where most quantized models are made."""
+    types = list(dict.fromkeys(node.op_type for node in nodes))
+    options = "".join(f" --exclude {each}" for each in types)
+    return f"{COMPILE}{options}; nodes_to_exclude in onnxruntime.quantization"
 
 
 def _sources(node: ir.Node) -> list[ir.Node]:

@@ -11,6 +11,7 @@ from dlc.calibration import DEFAULT, Calibration
 from dlc.contract import DataContract, kept, kept_targets
 from dlc.drift import Drift
 from dlc.errors import RecipeError
+from dlc.quantization import Bf16, Fp16, Int4, Int8, Options
 from dlc.search import Mixing
 from dlc.types import Array, Feeds, Outputs
 
@@ -22,12 +23,6 @@ if TYPE_CHECKING:
 
 Precision: TypeAlias = Literal["fp32", "fp16", "bf16", "int8", "int4", "mixed"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "bf16", "int8", "int4", "mixed")
-
-Int8: TypeAlias = Literal["auto", "weights"]
-"""What ``int8`` quantizes: ``auto``: weights and activations, static for convolutional nets and dynamic for the rest;
-``weights``: weights alone, in blocks, as ``int4`` does.
-"""
-INT8: tuple[Int8, ...] = ("auto", "weights")
 
 Invariant: TypeAlias = Literal["some-key-visible"]
 """What a user states about every input that the model will be given, and the graph cannot tell.
@@ -154,6 +149,7 @@ class Recipe:
     row per example, [b, ...], for ``metric``; default: the first output. ``state`` names, for each input that carries
     state, the output to feed back: a batch of ``evaluation`` is then a sequence, [steps, ...] on all other inputs and
     outputs; ``calibration`` holds single steps. ``invariants``: what holds for every input.
+    ``fp16``, ``bf16``, ``int8``, ``int4``: how each is built; ``mixed`` takes the options of ``int8``.
     ``calibrate``: how ranges are chosen on the data of ``calibration``. ``drift``: how far new data may be from it.
 
     ``rewrites``: rules of onnxscript's rewriter, or rewrites, of the user's own; measured and checked as ours are.
@@ -172,7 +168,10 @@ class Recipe:
     gates: Gates = Gates()
     mixed: Mixing = field(default_factory=Mixing)
     variants: tuple[Precision, ...] = ("fp32", "int8")
-    int8: Int8 = "auto"
+    fp16: Fp16 = field(default_factory=Fp16)
+    bf16: Bf16 = field(default_factory=Bf16)
+    int8: Int8 = field(default_factory=Int8)
+    int4: Int4 = field(default_factory=Int4)
     rewrites: tuple[Rewrite, ...] = ()
     expect_fusions: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -187,8 +186,6 @@ class Recipe:
             raise RecipeError(f"name {self.name!r} cannot be a folder name: use letters, digits, '-', '_' and '.'")
         if unknown := [v for v in self.variants if v not in PRECISIONS]:
             raise RecipeError(f"unknown variant {unknown[0]!r}{suggest(unknown[0], PRECISIONS)}")
-        if self.int8 not in INT8:
-            raise RecipeError(f"unknown form of int8, {self.int8!r}{suggest(self.int8, INT8)}")
         if unstated := [i for i in self.invariants if i not in INVARIANTS]:
             raise RecipeError(f"unknown invariant {unstated[0]!r}{suggest(unstated[0], INVARIANTS)}")
         for name, spec in self.inputs.items():
@@ -205,6 +202,11 @@ class Recipe:
         if self.expect_fusions:
             object.__setattr__(self, "expect_fusions", self._expected())
 
+    def options(self, precision: Precision) -> Options | None:
+        """Return what is said about how a precision is built; None: nothing can be said."""
+        name = "int8" if precision == "mixed" else precision
+        return None if name == "fp32" else getattr(self, name)
+
     def _expected(self) -> dict[str, int]:
         from dlc.passes.naming import resolve
 
@@ -219,7 +221,7 @@ class Recipe:
         return expected
 
     def _accept_plain_words(self) -> None:
-        """Let text stand for a path, a variant and a metric, a function for a metric; refuse what is no mapping."""
+        """Let text stand for a path, variant, form and metric, a function for a metric; refuse what is no mapping."""
         for name in ("inputs", "dims", "expect_fusions", "state"):
             if not isinstance(given := getattr(self, name), Mapping):
                 raise RecipeError(f"{name} maps names to declarations, {{'x': …}}; it is a {type(given).__name__}")
@@ -229,6 +231,9 @@ class Recipe:
             object.__setattr__(self, "rewrites", (self.rewrites,))
         if isinstance(self.variants, str):
             object.__setattr__(self, "variants", (self.variants,))
+        form: Unchecked = self.int8
+        if isinstance(form, str):
+            object.__setattr__(self, "int8", Int8(form=form))
         stated = (self.invariants,) if isinstance(self.invariants, str) else tuple(self.invariants)
         object.__setattr__(self, "invariants", stated)
         if self.metric is not None:

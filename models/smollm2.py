@@ -23,6 +23,7 @@ from dlc.errors import CapabilityError
 from dlc.harness.accuracy import METRICS
 from dlc.models import wikitext
 from dlc.models.datasets import data_root
+from dlc.quantization import Int8
 from dlc.recipe import Dataset, Dim, Input, Recipe
 from dlc.types import Array, Feeds, Outputs
 
@@ -77,7 +78,7 @@ def recipe() -> Recipe:
         prediction=surprise,
         variants=("fp32", "int8", "int4"),
         expect_fusions={"attention": 30, "rms-norm": 61, "rotary": 60, "silu": 30},
-        int8="weights",
+        int8=Int8(form="weights"),
         notes=notes,
     )
 

@@ -145,7 +145,7 @@ class CastFp16(Pass):
         return None
 
     def _blocked(self, node: ir.Node) -> str | None:
-        if named := [b for b in self.blocked if b in (node.op_type, node.name)]:
+        if named := [b for b in self.blocked if b in (node.op_type, label(node))]:
             return f"{named[0]} is blocked" + (": its range exceeds FP16" if named[0] in RANGE_CRITICAL else " by name")
         if node.op_type in ATTRIBUTE_TYPED:
             return f"{node.op_type} makes FP32 by its attributes"

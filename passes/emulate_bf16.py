@@ -44,12 +44,13 @@ class EmulateBf16(Pass):
 
     ``largest``: the largest finite magnitude that values were measured to hold, by name. BF16 ends a little before
     FP32: what lies beyond, as the fill value of a mask does, would become infinite; it is not rounded, and its node is
-    a site.
+    a site. ``exclude``: labels of nodes whose weights and results are not rounded.
     """
 
     name: ClassVar[str] = "emulate-bf16"
     changes_numbers: ClassVar[bool] = True
     largest: Mapping[str, float] = field(default_factory=dict, repr=False)
+    exclude: tuple[str, ...] = ()
 
     def call(self, model: ir.Model) -> Rewritten:
         """Round constants, then inputs, then the outputs of each node."""
@@ -58,8 +59,11 @@ class EmulateBf16(Pass):
         inferred = infer_types(model)
         for value, dtype in inferred.items():
             value.type = ir.TensorType(dtype)
+        excluded = [n for n in graph if label(n) in self.exclude]
         refused = {v: r for v in graph.initializers.values() if (r := _refusal(v))}
+        refused |= {v: "excluded" for n in excluded for v in n.inputs if v is not None and v.is_initializer()}
         beyond = {v: r for v in _values(graph) if (r := self._beyond(v))}
+        beyond |= {v: "excluded" for n in excluded for v in n.outputs}
         sites = tuple(
             self._site(n, graph, {**refused, **beyond})
             for n in all_nodes(graph)

@@ -41,7 +41,7 @@ class QuantizeDynamic(Pass):
     MatMulIntegerToFloat, else MatMulInteger and the scaling in standard operators. ``embeddings``: quantize the tables
     of Gather. ``min_elements``: the smallest table worth two more nodes. ``learn_rounding``: round weights so that the
     outputs come out right, where ``moments`` has those of what the (first) product that reads them reads, by label.
-    ``exclude``: names of nodes that stay in float.
+    ``exclude``: labels of nodes that stay in float.
     """
 
     name: ClassVar[str] = "quantize-dynamic"

@@ -55,8 +55,8 @@ class QuantizeStatic(Pass):
     without im2col. ``correct_bias``: let biases make up for rounded weights, where ``means`` has the mean of each
     channel of what the node reads, [C]. ``learn_rounding``: round weights so that the outputs come out right, where
     ``moments`` has those of what the node reads, by label; not where products are summed in pairs, whose bound holds
-    for rounding to nearest. ``exclude``: names of nodes that stay in float. ``method``: how the ranges were chosen, for
-    the record.
+    for rounding to nearest. ``exclude``: labels of nodes that stay in float. ``method``: how the ranges were chosen,
+    for the record.
     """
 
     name: ClassVar[str] = "quantize-static"
@@ -115,7 +115,7 @@ def _initializers(unit: Unit) -> list[ir.Value]:
 
 
 def _excluded(model: ir.Model, names: Sequence[str]) -> dict[ir.Node, str]:
-    return {node: "excluded" for node in model.graph if node.name in names}
+    return {node: "excluded" for node in model.graph if label(node) in names}
 
 
 @dataclass(frozen=True)

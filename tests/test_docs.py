@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import shutil
@@ -17,6 +18,7 @@ import pytest
 from dlc.packaging import npm
 from tests.cli.conftest import Cli, cli
 from tests.packaging.conftest import set_verdict
+from tests.passes.weights import normal, weighted
 
 __all__ = ["cli"]  # a fixture
 
@@ -68,6 +70,41 @@ def test_documented_command_runs(page: str, command: str, folder: Path) -> None:
     verdicts = (0, 1, 5) if judging else (0,)  # what a noisy machine makes of latency is not the point
     assert child.returncode in verdicts, child.stdout + child.stderr
     assert child.stdout.strip()
+
+
+HEADED = """<ir_version: 10, opset_import: ["": 20]> g (int64[batch, 8] tokens) => (float[batch, 8, 64] y) {
+    e = Gather(table, tokens)  h = MatMul(e, w)  r = Relu(h)  y = MatMul(r, v)
+}"""
+
+
+def test_the_options_of_quantization_do_what_the_page_says(tmp_path: Path, cli: Cli) -> None:
+    import onnx_ir as ir
+
+    weights = {"table": normal(64, 64), "w": normal(64, 64, seed=1), "v": normal(64, 64, seed=2)}
+    inputs = "".join(f", float[64, 64] {name}" for name in weights)
+    model = weighted(HEADED.replace("tokens) =>", f"tokens{inputs}) =>"), weights, header="")
+    for node, name in zip(model.graph, ("/Gather", "/body/MatMul", "/body/Relu", "/head/MatMul"), strict=True):
+        node.name = name
+    ir.save(model, tmp_path / "headed.onnx")
+    [options] = [each for each in blocks("quantization", "toml") if "[int4]" in each]
+    (tmp_path / "recipe.toml").write_text(options + "[dims]\nbatch = { typical = 2 }\n")
+    ran = cli("compile", "headed.onnx", "-r", "recipe.toml", "--format", "json")
+    assert ran.judged, ran.err
+    fp16, int8, int4 = (each["quantized"] for each in json.loads(ran.out)["variants"])
+    assert [each["node"] for each in fp16["left"]] == ["/head/MatMul"]
+    assert "/head/MatMul" in [each["node"] for each in int8["left"]]
+    assert [each["node"] for each in int4["left"]] == ["/Gather"]
+    again = cli("compile", "headed.onnx", "--variants", "int4", "--exclude", "/haed/*", "-o", "again")
+    assert again.code == 2
+    assert "the nearest are '/head/MatMul'" in again.err
+    again = cli("compile", "headed.onnx", "--variants", "fp32", "--exclude", "Gather", "-o", "again")
+    assert again.code == 2
+    assert "add one to --variants" in again.err
+    again = cli(
+        "compile", "headed.onnx", "--variants", "int4", "--exclude", "/head/*", "--format", "json", "-o", "again"
+    )
+    assert again.judged, again.err
+    assert [each["node"] for each in json.loads(again.out)["variants"][0]["quantized"]["left"]] == ["/head/MatMul"]
 
 
 def test_every_verb_has_a_page() -> None:
@@ -179,7 +216,7 @@ def test_what_recipes_may_declare_in_toml_is_valid(tmp_path: Path) -> None:
 
     (tmp_path / "my_rules.py").write_text(blocks("rewrites", "python")[0])
     np.savez(tmp_path / "calibration.npz", image=np.zeros((2, 4), np.float32))
-    for page in ("recipes", "rewrites", "data"):
+    for page in ("recipes", "rewrites", "data", "quantization"):
         for block in blocks(page, "toml"):
             (tmp_path / "recipe.toml").write_text(block)
             recipe = declared(str(tmp_path / "recipe.toml"), Path("model.onnx"))

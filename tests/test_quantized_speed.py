@@ -108,6 +108,7 @@ def test_pairs_that_saturate_without_an_integer_dot_product() -> None:
 def test_an_operator_without_an_integer_kernel() -> None:
     seen = found(ours(network("HardSigmoid")), feeds=FEEDS)
     assert (seen["no integer kernel"].op, seen["no integer kernel"].nodes) == ("HardSigmoid", ("node_a",))
+    assert "--variants int8 --exclude HardSigmoid;" in seen["no integer kernel"].way_out
     share = seen["no integer kernel"].share
     assert share is not None
     assert share > 0

@@ -44,6 +44,8 @@ LEGEND = (
 @click.option("--check-each-pass", is_flag=True, help="Compare the model's numbers before and after every pass.")
 @click.option("--calibration-method", type=click.Choice(CHOICES), help="How int8 ranges are chosen. Default: mse.")
 @click.option("--max-ram", help="Most that calibration may hold of a model's activations. Default: 1GiB.")
+@click.option("--exclude", metavar="PATTERN", multiple=True,
+              help="Nodes that stay in FP32, by name or operator type: 'Gather', '/head/*'. Repeatable.")  # fmt: skip
 @click.option("--memory-budget", metavar="BYTES", help="Most that a model may add to a process, 64MiB or so.")
 @click.option("--overwrite", is_flag=True, help="Replace an artifact that exists.")
 @mixing_options
@@ -51,8 +53,8 @@ LEGEND = (
 def command(
     source: str, recipe_file: Path | None, variants: str | None, out: Path, target_file: Path | None,
     provider: str | None, threads: int | None, seed: int, no_evaluate: bool, check_each_pass: bool, overwrite: bool,
-    calibration_method: Choice | None, max_ram: str | None, memory_budget: str | None, mixing: Mapping[str, Any],
-    form: Format, verbose: int,
+    calibration_method: Choice | None, max_ram: str | None, exclude: tuple[str, ...], memory_budget: str | None,
+    mixing: Mapping[str, Any], form: Format, verbose: int,
 ) -> int:  # fmt: skip
     """Compile SOURCE: a zoo name, recipe.py, recipe.toml, model.onnx, model.pt2 or package.module:factory.
 
@@ -80,6 +82,7 @@ def command(
     )
     asked_for = recipe.variants if variants is None else tuple(v.strip() for v in variants.split(","))
     recipe = replace(recipe, mixed=from_command_line(Stated(**mixing), recipe.mixed, asked_for))
+    recipe = excluding(recipe, exclude, asked_for)
     options = Options(
         variants=cast("tuple[Precision, ...]", asked_for) if variants is not None else None,
         seed=seed, evaluate=not no_evaluate, check_each_pass=check_each_pass, overwrite=overwrite,
@@ -145,6 +148,19 @@ def calibrating(recipe: Recipe, method: Choice | None, max_ram: str | None) -> R
     given: dict[str, Any] = {"method": method, "max_ram": byte_size(max_ram) if max_ram is not None else None}
     stated = {key: value for key, value in given.items() if value is not None}
     return replace(recipe, calibrate=replace(recipe.calibrate, cache=default_folder(), **stated))
+
+
+def excluding(recipe: Recipe, patterns: Sequence[str], variants: Sequence[str]) -> Recipe:
+    """Add patterns to those of every precision that is built; RecipeError if that is FP32 alone."""
+    from msgspec.structs import replace as replaced
+
+    from dlc.errors import RecipeError
+    from dlc.quantization import OPTIONS
+
+    if patterns and not {*variants} - {"fp32"}:
+        raise RecipeError("--exclude is about variants besides fp32, and none is built: add one to --variants")
+    stated = {name: getattr(recipe, name) for name in OPTIONS}
+    return replace(recipe, **{n: replaced(o, exclude=(*o.exclude, *patterns)) for n, o in stated.items()})
 
 
 @contextmanager

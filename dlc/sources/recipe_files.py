@@ -26,6 +26,7 @@ from dlc.errors import RecipeError
 from dlc.feeds import input_like
 from dlc.lookup import load
 from dlc.models import ZOO
+from dlc.quantization import OPTIONS
 from dlc.recipe import Dataset, Dim, Gates, Input, Recipe, Unchecked, suggest
 from dlc.search import Mixing
 from dlc.sources import recipe_toml
@@ -150,6 +151,7 @@ def _checked(made: Unchecked, where: str, folder: Path) -> Recipe:
         ("gates", made.gates, Gates),
         ("calibrate", made.calibrate, Calibration),
         ("mixed", made.mixed, Mixing),
+        *((name, getattr(made, name), kind) for name, kind in OPTIONS.items()),
     ]
     for name, value, kind in expected:
         if not isinstance(value, kind):

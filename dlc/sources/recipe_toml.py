@@ -4,7 +4,8 @@ name = "scans"                 # default: the model's name
 source = "model.onnx"          # or .pt2, or package.module:factory; relative to this file
 outputs = ["scores"]
 variants = ["fp32", "int8"]
-int8 = "auto"                  # or "weights": activations stay FP32
+int8 = "auto"                  # or "weights": activations stay FP32; or a table of options, form among them
+int4 = { block_size = 64, exclude = ["Gather", "/head/*"] }            # so fp16, bf16, see docs/quantization.md
 metric = "top1"                # of dlc.harness.accuracy.METRICS, or a function of yours: "my_metrics.py:close"
 dims.batch = { min = 1, max = 64, typical = 8 }
 inputs.image = { dtype = "float32", shape = ["batch", 1, 8, 8], low = 0.0, high = 1.0 }
@@ -36,7 +37,8 @@ from dlc.drift import Drift
 from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
-from dlc.recipe import Dataset, Dim, Gates, Input, Int8, Precision, Recipe, suggest
+from dlc.quantization import OPTIONS, Bf16, Form, Fp16, Int4, Int8
+from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, suggest
 from dlc.sources.mixing_options import Stated, applied
 from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
@@ -93,7 +95,10 @@ class Document(_Strict, frozen=True, kw_only=True):
     source: str | None = None
     outputs: tuple[str, ...] | None = None
     variants: tuple[Precision, ...] | None = None
-    int8: Int8 | None = None
+    fp16: Fp16 | None = None
+    bf16: Bf16 | None = None
+    int8: Form | Int8 | None = None
+    int4: Int4 | None = None
     metric: str | None = None
     dims: dict[str, _Dim] = {}
     inputs: dict[str, _Input] = {}
@@ -111,7 +116,7 @@ class Document(_Strict, frozen=True, kw_only=True):
 
 TABLES: dict[str, type[msgspec.Struct]] = {
     "dims": _Dim, "inputs": _Input, "calibration": _Data, "evaluation": _Data, "gates": _Gates,
-    "calibrate": _Calibrate,
+    "calibrate": _Calibrate, **OPTIONS,
     "mixed": Stated, "drift": Drift,
     "contract": DataContract, "contract.inputs": Field, "contract.targets": Labels,
 }  # fmt: skip
@@ -135,7 +140,7 @@ def apply(document: Document, recipe: Recipe, path: Path) -> Recipe:
     """Put what a document declares in the place of what the recipe does."""
     given: dict[str, Any] = {
         key: value
-        for key in ("name", "outputs", "variants", "int8", "notes", "invariants")
+        for key in ("name", "outputs", "variants", *OPTIONS, "notes", "invariants")
         if (value := getattr(document, key)) is not None
     }
     if document.dims:

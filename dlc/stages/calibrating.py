@@ -17,6 +17,7 @@ from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tens
 from dlc.progress import Progress, track
 from dlc.recipe import Dataset, Recipe
 from dlc.report.numbers import shorten
+from dlc.stages.excluding import excluded
 from dlc.stages.recovering import applied, closest, rounded
 from dlc.types import Feeds
 
@@ -27,28 +28,34 @@ NAMED = 3
 
 def static_int8(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range: bool, threads: int) -> QuantizeStatic:
     """Calibrate, and return the form that comes closest to the model: which method, biases corrected or not."""
+    exclude = excluded(model, recipe.int8.exclude)
     found = remembered(
-        model, data.batches, tensors_to_calibrate(model), channels_to_average(model),
+        model, data.batches, tensors_to_calibrate(model, exclude), channels_to_average(model, exclude),
         options=recipe.calibrate, threads=threads,
     )  # fmt: skip
     means = {name: np.array(mean) for name, mean in found.means.items()}
     plain = [
-        QuantizeStatic(ranges=ranges, method=method, reduce_range=reduce_range, notes=remarks(found))
+        QuantizeStatic(ranges=ranges, method=method, reduce_range=reduce_range, exclude=exclude, notes=remarks(found))
         for method, ranges in found.ranges.items()
     ]
     cut = plain[0] if len(plain) == 1 else closest(model, plain, data, threads=threads)
+    if "correct-bias" not in recipe.int8.recover:
+        return cut
     return closest(model, [cut, replace(cut, correct_bias=True, means=means)], data, threads=threads)
 
 
 def recovered(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range: bool, threads: int) -> list[Pass]:
-    """Return the passes of static int8: equalisation, then learned rounding, as far as they help."""
+    """Return the passes of static int8: equalisation, then learned rounding, as far as they may be tried and help."""
+    recover = recipe.int8.recover
     forms: list[list[Pass]] = [[static_int8(model, recipe, data, reduce_range=reduce_range, threads=threads)]]
     equalize = EqualizeLayers()
-    if any(why is None for _, why in equalize.survey(model)):
+    if "equalize-layers" in recover and any(why is None for _, why in equalize.survey(model)):
         even = applied(model, [equalize])
         forms.append([equalize, static_int8(even, recipe, data, reduce_range=reduce_range, threads=threads)])
     *before, plain = closest(model, forms, data, threads=threads)
     assert isinstance(plain, QuantizeStatic)
+    if "learn-rounding" not in recover:
+        return [*before, plain]
     even = applied(model, before)
     return [*before, rounded(even, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram)]
 

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from dlc.feeds import seeded_feeds
 from dlc.interface import Interface
 from dlc.magnitudes import magnitudes
-from dlc.passes.cast_fp16 import CastFp16, Magnitude
+from dlc.passes.cast_fp16 import RANGE_CRITICAL, CastFp16, Magnitude
 from dlc.passes.emulate_bf16 import EmulateBf16
 from dlc.recipe import Dim, Recipe
+from dlc.stages.excluding import excluded
 from dlc.types import Feeds
 
 BATCHES = 8
@@ -21,12 +22,14 @@ BATCHES = 8
 
 def fp16(model: ir.Model, recipe: Recipe) -> CastFp16:
     """Cast what FP16 can hold, as measured."""
-    return CastFp16(magnitudes=measured(model, recipe))
+    blocked = (*RANGE_CRITICAL, *excluded(model, recipe.fp16.exclude))
+    return CastFp16(magnitudes=measured(model, recipe), blocked=blocked)
 
 
 def bf16(model: ir.Model, recipe: Recipe) -> EmulateBf16:
     """Round what BF16 can hold, as measured."""
-    return EmulateBf16(largest={name: seen.largest for name, seen in measured(model, recipe).items()})
+    largest = {name: seen.largest for name, seen in measured(model, recipe).items()}
+    return EmulateBf16(largest=largest, exclude=excluded(model, recipe.bf16.exclude))
 
 
 def measured(model: ir.Model, recipe: Recipe) -> dict[str, Magnitude]:

@@ -6,7 +6,7 @@ Closeness is the SQNR of the outputs on the calibration data, with the real kern
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -21,6 +21,7 @@ from dlc.passes.base import Pass, clone
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic
 from dlc.passes.smooth_quant import SmoothQuant
+from dlc.quantization import RECOVERIES, Recovery
 from dlc.recipe import Dataset
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
@@ -32,12 +33,17 @@ Quantizer = TypeVar("Quantizer", QuantizeDynamic, QuantizeStatic)
 
 
 def dynamic(
-    model: ir.Model, data: Dataset, plain: QuantizeDynamic, *, threads: int, max_ram: Bytes = MAX_RAM
-) -> list[Pass]:
-    """Return the passes of dynamic int8: smoothing and learned rounding, as far as they help."""
-    smooth = SmoothQuant(factors=smoothing(model, data.batches, threads=threads, max_ram=max_ram))
-    forms: list[list[Pass]] = [[plain], [smooth, plain]] if smooth.factors else [[plain]]
+    model: ir.Model, data: Dataset, plain: QuantizeDynamic, *, threads: int, max_ram: Bytes = MAX_RAM,
+    recover: Collection[Recovery] = RECOVERIES,
+) -> list[Pass]:  # fmt: skip
+    """Return the passes of dynamic int8: smoothing and learned rounding, as far as they may be tried and help."""
+    forms: list[list[Pass]] = [[plain]]
+    if "smooth-quant" in recover:
+        smooth = SmoothQuant(factors=smoothing(model, data.batches, threads=threads, max_ram=max_ram))
+        forms += [[smooth, plain]] if smooth.factors else []
     *before, _ = closest(model, forms, data, threads=threads)
+    if "learn-rounding" not in recover:
+        return [*before, plain]
     return [*before, rounded(applied(model, before), data, plain, threads=threads, max_ram=max_ram)]
 
 

@@ -15,21 +15,25 @@ from dlc.passes.base import Pass, Site
 from dlc.passes.quantize_lstm import QuantizeLstm
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.pipeline import PassRecord
+from dlc.quantization import Int8
 from dlc.recipe import Recipe
+from dlc.stages.excluding import excluded
 from dlc.stages.recovering import closeness
 from dlc.target import Target
 
 STORED = ("GRU", "RNN")
+DEFAULT = Int8()
 
 
-def recurrent(model: ir.Model, target: Target) -> list[Pass]:
+def recurrent(model: ir.Model, target: Target, options: Int8 = DEFAULT) -> list[Pass]:
     """Return the passes that the recurrent operators of a model need, before those for all others."""
+    exclude = excluded(model, options.exclude)
     kinds = {node.op_type for node in model.graph}
     found: list[Pass] = []
     if "LSTM" in kinds:
-        found.append(QuantizeLstm(reduce_range=not target.integer_dot))
+        found.append(QuantizeLstm(reduce_range=not target.integer_dot, inputs=options.lstm_inputs, exclude=exclude))
     if kinds.intersection(STORED):
-        found.append(QuantizeWeights(bits=8, operators=STORED))
+        found.append(QuantizeWeights(bits=8, operators=STORED, exclude=exclude))
     return found
 
 
@@ -47,7 +51,8 @@ def agreeing(model: ir.Model, passes: list[Pass], recipe: Recipe, target: Target
     note = (
         f"weights alone take 8 bits: with activations the cosine with FP32 was {found:.3f}, below the gate's {least:g}"
     )
-    return [*recurrent(model, target), QuantizeWeights(bits=8, notes=(note,))]
+    exclude = excluded(model, recipe.int8.exclude)
+    return [*recurrent(model, target, recipe.int8), QuantizeWeights(bits=8, exclude=exclude, notes=(note,))]
 
 
 def outcomes(records: Iterable[PassRecord]) -> tuple[Site, ...]:

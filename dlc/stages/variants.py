@@ -21,6 +21,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.stages.amending import AS_IT_IS, Amended
 from dlc.stages.calibrating import recovered
 from dlc.stages.defaults import quantized_rewrites
+from dlc.stages.excluding import excluded
 from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
 from dlc.stages.mixing import mix
@@ -113,10 +114,12 @@ def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
     reduce_range, data, threads = not target.integer_dot, recipe.calibration, target.threads
     if not any(node.op_type == "Conv" for node in model.graph):
-        plain = QuantizeDynamic(reduce_range=reduce_range)
+        plain = QuantizeDynamic(reduce_range=reduce_range, exclude=excluded(model, recipe.int8.exclude))
         if data is None:
             return [plain]
-        return dynamic(model, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram)
+        return dynamic(
+            model, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram, recover=recipe.int8.recover
+        )
     if data is None:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
@@ -128,7 +131,7 @@ PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] 
     "fp16": lambda model, recipe, _target: [fp16(model, recipe)],
     "bf16": lambda model, recipe, _target: [bf16(model, recipe)],
     "int8": lambda model, recipe, target: agreeing(
-        model, [*recurrent(model, target), *_int8(model, recipe, target)], recipe, target
+        model, [*recurrent(model, target, recipe.int8), *_int8(model, recipe, target)], recipe, target
     ),
 }
 

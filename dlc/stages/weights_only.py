@@ -7,20 +7,23 @@ zero points: anything else would be a guess for this model.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import islice
 
 import onnx_ir as ir
 
 from dlc.costs import Costs
-from dlc.errors import NotHere
+from dlc.errors import NotHere, Unsupported
 from dlc.moments import moments
 from dlc.passes.quantize_weights import PRODUCTS, QuantizeWeights
+from dlc.passes.round_weights import Moments
 from dlc.passes.weighted import weights_of
+from dlc.quantization import METHODS, Int4, Int8, Method
 from dlc.recipe import Dataset, Precision, Recipe
+from dlc.stages.excluding import excluded
 from dlc.stages.recovering import applied, closest, sqnr_db
 from dlc.stages.widening import widened
-from dlc.types import Bytes
 
 CLOSE_ENOUGH = 30.0
 """dB at which the error of the outputs has a thousandth of their energy: whatever rounds activations may do so."""
@@ -38,34 +41,63 @@ def bits_of(precision: Precision, recipe: Recipe) -> int | None:
     """Return how many bits weights take in a precision that quantizes weights alone; None for another."""
     if precision == "int4":
         return 4
-    return 8 if precision == "int8" and recipe.int8 == "weights" else None
+    return 8 if precision == "int8" and recipe.int8.form == "weights" else None
 
 
 def weights_only(model: ir.Model, bits: int, recipe: Recipe, costs: Costs) -> QuantizeWeights:
     """Return how to quantize the weights of a model to ``bits``, with the level of accuracy of its products."""
-    plain, data, threads = QuantizeWeights(bits=bits), recipe.calibration, costs.target.threads
+    stated: Int4 | Int8 = recipe.int4 if bits == 4 else recipe.int8
+    data, threads = recipe.calibration, costs.target.threads
+    plain = QuantizeWeights(
+        bits=bits, block_size=stated.block_size, exclude=excluded(model, stated.exclude),
+        table_bits=recipe.int4.table_bits if bits == 4 else None,
+    )  # fmt: skip
+    forms = _forms(model, plain, recipe, stated, threads)
     if data is None:
-        return plain
-    kept = closest(model, _forms(model, plain, data, threads, recipe.calibrate.max_ram), data, threads=threads)
-    if bits == 4 and any(node.op_type == "Gather" and weights_of(node) for node in model.graph):
-        wide = replace(kept, table_bits=8)
-        if sqnr_db(model, wide, data, threads) > sqnr_db(model, kept, data, threads) + DOUBLED:
-            kept = wide
-    if bits == 4:
-        kept = widened(model, kept, data, threads)
-    return replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
+        kept = forms[0]
+    else:
+        kept = closest(model, forms, data, threads=threads)
+        if bits == 4:
+            kept = widened(model, _with_tables(model, kept, data, threads), data, threads)
+    if stated.accuracy_level is not None:
+        return replace(kept, accuracy_level=stated.accuracy_level)
+    return kept if data is None else replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
 
 
 def _forms(
-    model: ir.Model, plain: QuantizeWeights, data: Dataset, threads: int, max_ram: Bytes
+    model: ir.Model, plain: QuantizeWeights, recipe: Recipe, stated: Int4 | Int8, threads: int
 ) -> list[QuantizeWeights]:
-    """8 bits are closer than activations are: nothing but zero points is worth trying for them."""
-    shifted = replace(plain, symmetric=False)
-    if plain.bits == 8:
-        return [plain, shifted]
-    forms = [plain, shifted, replace(plain, method="hqq"), replace(shifted, method="hqq")]
-    seen = moments(model, data.batches, operators=PRODUCTS, threads=threads, max_ram=max_ram)
-    return forms + [replace(form, method="gptq", moments=seen) for form in (plain, shifted) if seen]
+    """Return what the recipe states, and of what it leaves open all that is worth trying.
+
+    8 bits are closer than activations are: nothing but zero points is worth trying for them. Without data nothing is.
+    """
+    data = recipe.calibration
+    methods: Sequence[Method] = METHODS if plain.bits == 4 and data is not None else METHODS[:1]
+    if stated.method is not None:
+        methods = (stated.method,)
+    symmetric = (True, False)[: 1 if data is None else 2] if stated.symmetric is None else (stated.symmetric,)
+    seen: dict[str, Moments] = {}
+    if "gptq" in methods and data is not None:
+        seen = moments(model, data.batches, operators=PRODUCTS, threads=threads, max_ram=recipe.calibrate.max_ram)
+    if stated.method == "gptq" and not seen:
+        raise Unsupported(
+            "method='gptq' needs moments of what products read: "
+            + ("give the recipe a calibration set" if data is None else "raise max_ram, or give the model products")
+        )
+    of = {"rtn": {}, "hqq": {}, "gptq": seen}
+    return [
+        replace(plain, method=method, symmetric=each, moments=of[method])
+        for method in methods if method != "gptq" or seen
+        for each in symmetric
+    ]  # fmt: skip
+
+
+def _with_tables(model: ir.Model, kept: QuantizeWeights, data: Dataset, threads: int) -> QuantizeWeights:
+    """Give tables 8 bits where that halves the noise of the outputs, unless their bits are stated."""
+    if kept.table_bits is not None or not any(n.op_type == "Gather" and weights_of(n) for n in model.graph):
+        return kept
+    wide = replace(kept, table_bits=8)
+    return wide if sqnr_db(model, wide, data, threads) > sqnr_db(model, kept, data, threads) + DOUBLED else kept
 
 
 def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs: Costs) -> int:

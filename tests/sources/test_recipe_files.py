@@ -14,6 +14,7 @@ from dlc.export import export
 from dlc.harness.accuracy import METRICS
 from dlc.interface import Interface
 from dlc.models import ZOO
+from dlc.quantization import Int8
 from dlc.recipe import Dim, Gates, Input
 from dlc.sources.recipe_files import load_recipe
 
@@ -315,5 +316,5 @@ def test_overrides_accompany_a_bare_model(data: Path) -> None:
 def test_overrides_change_only_what_they_name(tmp_path: Path) -> None:
     given = 'variants = ["fp16"]\nint8 = "weights"\ninvariants = ["some-key-visible"]'
     recipe = load_recipe("digits-mlp", Path(write(tmp_path, "r.toml", given)))
-    assert (recipe.variants, recipe.int8, recipe.invariants) == (("fp16",), "weights", ("some-key-visible",))
+    assert (recipe.variants, recipe.int8, recipe.invariants) == (("fp16",), Int8(form="weights"), ("some-key-visible",))
     assert recipe.metric is METRICS["top1"]

@@ -10,9 +10,11 @@ import pytest
 from dlc.calibration import MAX_RAM, Calibration
 from dlc.cost_table import Cost
 from dlc.costs import Costs
+from dlc.errors import Unsupported
 from dlc.manifest import Estimate
 from dlc.passes.base import clone
 from dlc.passes.quantize_weights import QuantizeWeights
+from dlc.quantization import Int4, Int8
 from dlc.recipe import Dataset, Recipe
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.recovering import sqnr_db
@@ -116,14 +118,36 @@ def test_int8_activations_are_let_in_where_they_cost_little_and_are_faster(
     assert weights_only(model, 8, asking(DATA), costs).accuracy_level == level
 
 
+STATED = Int4(method="hqq", symmetric=False, block_size=16, table_bits=8, accuracy_level=0, exclude=("node_h",))
+
+
+@pytest.mark.parametrize("data", [None, DATA])
+def test_what_the_recipe_states_is_not_decided(data: Dataset | None, model: ir.Model, costs: Costs) -> None:
+    kept = weights_only(model, 4, replace(asking(data), int4=STATED), costs)
+    assert (kept.method, kept.symmetric, kept.block_size) == ("hqq", False, 16)
+    assert (kept.table_bits, kept.accuracy_level, kept.exclude) == (8, 0, ("node_h",))
+
+
+def test_what_the_recipe_leaves_open_is_decided(model: ir.Model, costs: Costs) -> None:
+    kept = weights_only(model, 4, replace(asking(DATA), int4=Int4(symmetric=True)), costs)
+    assert (kept.method, kept.symmetric) == ("gptq", True)
+
+
+@pytest.mark.parametrize(("data", "says"), [(None, "give the recipe a calibration set"), (DATA, "raise max_ram")])
+def test_gptq_without_moments_is_refused(data: Dataset | None, says: str, model: ir.Model, costs: Costs) -> None:
+    recipe = replace(asking(data, max_ram=1000), int4=Int4(method="gptq"))
+    with pytest.raises(Unsupported, match=says):
+        weights_only(model, 4, recipe, costs)
+
+
 def test_which_precisions_quantize_weights_alone() -> None:
-    alone = replace(asking(None), int8="weights")
+    alone = replace(asking(None), int8=Int8(form="weights"))
     assert [bits_of(p, alone) for p in ("int8", "int4", "fp16", "mixed")] == [8, 4, None, None]
     assert [bits_of(p, asking(None)) for p in ("int8", "int4")] == [None, 4]
 
 
 def test_int8_of_a_recipe_that_asks_for_weights(model: ir.Model, costs: Costs) -> None:
-    recipe = Recipe(name="m", source=model, int8="weights")  # type: ignore[arg-type]  # never exported here
+    recipe = Recipe(name="m", source=model, int8=Int8(form="weights"))  # type: ignore[arg-type]  # never exported here
     built = build("int8", rewrite(model, costs, ()), recipe, costs)
     assert built.model is not None
     assert {n.op_type for n in built.model.graph} == {"MatMulNBits", "Relu"}
