@@ -58,9 +58,9 @@ class QuantizeWeights(Pass):
     ``accuracy_level``: what MatMulNBits may do to activations; 4 rounds them to int8 in blocks (measured on AVX2: 0.4
     to 0.6 of the FP32 time at one row, level with FP32 at 32), 0 keeps them FP32 (slower than FP32).
     ``min_elements``: the smallest weight worth quantizing. ``operators``: visit these alone, for another pass does the
-    rest; then to quantize nothing is no error. ``wide``: products, by label, whose weights take 8 bits, rounded to
-    nearest. ``known``: what was made of weights, remembered by their bytes and the options, for a search that asks
-    often; moments are not in the key.
+    rest; then to quantize nothing is no error. ``exclude``: nodes, by label, that stay in FP32. ``wide``: products, by
+    label, whose weights take 8 bits, rounded to nearest. ``known``: what was made of weights, remembered by their bytes
+    and the options, for a search that asks often; moments are not in the key.
     """
 
     name: ClassVar[str] = "quantize-weights"
@@ -77,6 +77,7 @@ class QuantizeWeights(Pass):
     accuracy_level: int = 4
     min_elements: int = 512
     operators: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     wide: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=(), repr=False)
 
@@ -150,6 +151,8 @@ class _Rewriter:
     def _refusal(self, node: ir.Node) -> str | None:
         if node.graph is not self.graph:
             return "the node is in a subgraph"
+        if label(node) in self.options.exclude:
+            return "excluded"
         if node.domain or node.op_type not in OPERANDS:
             return f"no weight-only form of {node.op_type}"
         if not (weights := _operands(node)):
