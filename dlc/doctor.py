@@ -8,6 +8,7 @@ from importlib import metadata
 
 from dlc import __version__
 from dlc.errors import DlcError
+from dlc.integer_format import integer_format
 from dlc.lookup import load
 from dlc.models.datasets import VARIABLE, data_root
 from dlc.runtimes import RUNTIMES
@@ -70,7 +71,8 @@ def _target() -> tuple[Target | None, list[Finding]]:
         target = detect()
     except DlcError as error:
         return None, [Finding("target", "unknown", str(error))]
-    integer = "8-bit products are summed in 32 bits" if target.integer_dot else "no VNNI: int8 weights take 7 bits"
+    reduced = integer_format(target).reduce_range
+    integer = "no VNNI: int8 weights take 7 bits" if reduced else "8-bit products do not saturate"
     return target, [
         Finding("isa", f"{target.arch} {' '.join(target.isa) or 'baseline'} ({integer})"),
         Finding("opset, IR", f"up to opset {target.opset}, IR {target.ir_version} with {target.runtime}"),

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 from dlc.calibration import DEFAULT, Calibration
 from dlc.contract import DataContract, kept, kept_targets
 from dlc.drift import Drift
 from dlc.errors import RecipeError
-from dlc.quantization import Bf16, Fp16, Int4, Int8, Options
+from dlc.quantization import Bf16, Form, Fp16, Int4, Int8, Options
 from dlc.search import Mixing
 from dlc.types import Array, Feeds, Outputs
 
@@ -231,9 +231,8 @@ class Recipe:
             object.__setattr__(self, "rewrites", (self.rewrites,))
         if isinstance(self.variants, str):
             object.__setattr__(self, "variants", (self.variants,))
-        form: Unchecked = self.int8
-        if isinstance(form, str):
-            object.__setattr__(self, "int8", Int8(form=form))
+        if isinstance(self.int8, str):
+            object.__setattr__(self, "int8", Int8(form=cast("Form", self.int8)))
         stated = (self.invariants,) if isinstance(self.invariants, str) else tuple(self.invariants)
         object.__setattr__(self, "invariants", stated)
         if self.metric is not None:

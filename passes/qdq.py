@@ -31,10 +31,16 @@ class Affine:
     dtype: ActivationType
 
     @classmethod
-    def covering(cls, low: float, high: float, dtype: ActivationType) -> Affine:
-        """Spread 256 levels over ``low..high``; zero is always a level, as padding and ReLU need it to be exact."""
+    def covering(cls, low: float, high: float, dtype: ActivationType, *, symmetric: bool = False) -> Affine:
+        """Spread 256 levels over ``low..high``; zero is always a level, as padding and ReLU need it to be exact.
+
+        ``symmetric``: levels ``-127..127`` over as far as either end reaches, zero point 0; for int8.
+        """
         low, high = min(low, 0.0), max(high, 0.0)
         info = np.iinfo(dtype)
+        if symmetric:
+            reach = np.float32(max(-low, high) / info.max)
+            return cls(reach if reach >= np.finfo(np.float32).tiny else np.float32(1), 0, dtype)
         scale = np.float32((high - low) / (info.max - info.min))
         if scale < np.finfo(np.float32).tiny:  # the activation is always zero
             return cls(np.float32(1), 0, dtype)

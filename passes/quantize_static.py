@@ -2,7 +2,7 @@
 
     y = W x + b   becomes   Q(W' x' + b'),  x' = DQ(Q(x)),  W' = DQ(int8),  b' = DQ(int32)
 
-Activations are asymmetric, one scale and zero point each, from calibrated ranges. Weights are symmetric int8 with one
+Activations have one scale and zero point each, from calibrated ranges. Weights are symmetric int8 with one
 scale for each output; a bias is int32 at ``x_scale * w_scale``, the unit in which products are summed.
 ONNX Runtime fuses each DQ-op-Q unit into one integer kernel when it loads the file.
 
@@ -31,6 +31,7 @@ from dlc.passes.weighted import label, weighted_nodes, weights_of
 from dlc.types import Array, Floats
 
 NESTED = "inside a subgraph, where nothing is calibrated"
+UNBOUNDED = (-np.inf, np.inf)
 ALIGNMENT = 4
 """Input channels that ONNX Runtime's direct 8-bit convolution sums at a time; others go through im2col."""
 
@@ -51,6 +52,8 @@ class QuantizeStatic(Pass):
     """Quantize Conv, Gemm and MatMul with constant weights, and what lies between them.
 
     ``reduce_range``: keep pairs of products within 16 bits, for targets without an integer dot product.
+    ``symmetric``: zero points of int8 activations are 0, but for outputs that absorb a ReLU or Clip: their saturation
+    takes its place, which needs the lowest level for a range from 0. ``absorb_clips`` off: those stay nodes.
     ``align_channels``: pad the input channels of a dense KxK convolution to a multiple of 4, which selects a kernel
     without im2col. ``correct_bias``: let biases make up for rounded weights, where ``means`` has the mean of each
     channel of what the node reads, [C]. ``learn_rounding``: round weights so that the outputs come out right, where
@@ -64,6 +67,8 @@ class QuantizeStatic(Pass):
     ranges: Mapping[str, Range] = field(repr=False)
     reduce_range: bool = True
     activation_dtype: ActivationType = "uint8"
+    symmetric: bool = False
+    absorb_clips: bool = True
     align_channels: bool = True
     correct_bias: bool = False
     means: Mapping[str, Floats] = field(default_factory=dict, repr=False)
@@ -72,6 +77,12 @@ class QuantizeStatic(Pass):
     exclude: tuple[str, ...] = ()
     method: str = ""
     notes: tuple[str, ...] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        if self.symmetric and self.activation_dtype != "int8":
+            raise Unsupported(
+                f"symmetric activations need int8, whose zero is in the middle, not {self.activation_dtype}"
+            )
 
     def call(self, model: ir.Model) -> Rewritten:
         """Rewrite in place; one site for each weighted node, and one for each other node that became 8 bit."""
@@ -126,7 +137,7 @@ class _Rewriter:
 
     def rewrite(self, chosen: Plan) -> None:
         for value in chosen.measured:
-            self.affine[value] = self._covering(value, (-np.inf, np.inf))
+            self.affine[value] = self._covering(value, UNBOUNDED)
         for unit in chosen.units:
             if unit.quantized:
                 kept = self.affine[unit.inputs[0]] if unit.moves else None
@@ -134,8 +145,12 @@ class _Rewriter:
             self._rewrite(unit)
 
     def _covering(self, value: ir.Value, bounds: tuple[float, float]) -> Affine:
-        seen = self.options.ranges[str(value.name)]
-        return Affine.covering(max(seen.low, bounds[0]), min(seen.high, bounds[1]), self.options.activation_dtype)
+        seen, o = self.options.ranges[str(value.name)], self.options
+        absorbed = o.absorb_clips and bounds != UNBOUNDED
+        return Affine.covering(
+            max(seen.low, bounds[0]), min(seen.high, bounds[1]), o.activation_dtype,
+            symmetric=o.symmetric and not absorbed,
+        )  # fmt: skip
 
     def _rewrite(self, unit: Unit) -> None:
         node = unit.node
@@ -149,8 +164,9 @@ class _Rewriter:
             node.attributes.clear()
             node.resize_inputs(1)
         if unit.quantized:
-            self.writer.write(node, unit.output, self.affine[unit.output])
-            if unit.clip is not None:
+            kept = unit.clip is not None and not self.options.absorb_clips
+            self.writer.write(unit.clip if kept and unit.clip else node, unit.output, self.affine[unit.output])
+            if unit.clip is not None and not kept:
                 unit.clip.graph.remove(unit.clip, safe=True)  # type: ignore[union-attr]
 
     def _weights(self, unit: Unit) -> None:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from dlc.calibrate import Calibrated
 from dlc.calibration_cache import remembered
 from dlc.data import DataSummary
+from dlc.integer_format import integer_format
 from dlc.passes.base import Pass
 from dlc.passes.equalize_layers import EqualizeLayers
 from dlc.passes.quantize_static import QuantizeStatic, channels_to_average, tensors_to_calibrate
@@ -19,6 +20,7 @@ from dlc.recipe import Dataset, Recipe
 from dlc.report.numbers import shorten
 from dlc.stages.excluding import excluded
 from dlc.stages.recovering import applied, closest, rounded
+from dlc.target import Target
 from dlc.types import Feeds
 
 FEW = 32
@@ -26,16 +28,25 @@ FEW = 32
 NAMED = 3
 
 
-def static_int8(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range: bool, threads: int) -> QuantizeStatic:
+def static_int8(model: ir.Model, recipe: Recipe, data: Dataset, target: Target) -> QuantizeStatic:
     """Calibrate, and return the form that comes closest to the model: which method, biases corrected or not."""
-    exclude = excluded(model, recipe.int8.exclude)
+    exclude, form, threads = excluded(model, recipe.int8.exclude), integer_format(target), target.threads
     found = remembered(
         model, data.batches, tensors_to_calibrate(model, exclude), channels_to_average(model, exclude),
         options=recipe.calibrate, threads=threads,
     )  # fmt: skip
     means = {name: np.array(mean) for name, mean in found.means.items()}
     plain = [
-        QuantizeStatic(ranges=ranges, method=method, reduce_range=reduce_range, exclude=exclude, notes=remarks(found))
+        QuantizeStatic(
+            ranges=ranges,
+            method=method,
+            reduce_range=form.reduce_range,
+            activation_dtype=form.activations,
+            symmetric=form.symmetric,
+            absorb_clips=form.absorb_clips,
+            exclude=exclude,
+            notes=remarks(found),
+        )
         for method, ranges in found.ranges.items()
     ]
     cut = plain[0] if len(plain) == 1 else closest(model, plain, data, threads=threads)
@@ -44,20 +55,20 @@ def static_int8(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range:
     return closest(model, [cut, replace(cut, correct_bias=True, means=means)], data, threads=threads)
 
 
-def recovered(model: ir.Model, recipe: Recipe, data: Dataset, *, reduce_range: bool, threads: int) -> list[Pass]:
+def recovered(model: ir.Model, recipe: Recipe, data: Dataset, target: Target) -> list[Pass]:
     """Return the passes of static int8: equalisation, then learned rounding, as far as they may be tried and help."""
     recover = recipe.int8.recover
-    forms: list[list[Pass]] = [[static_int8(model, recipe, data, reduce_range=reduce_range, threads=threads)]]
+    forms: list[list[Pass]] = [[static_int8(model, recipe, data, target)]]
     equalize = EqualizeLayers()
     if "equalize-layers" in recover and any(why is None for _, why in equalize.survey(model)):
         even = applied(model, [equalize])
-        forms.append([equalize, static_int8(even, recipe, data, reduce_range=reduce_range, threads=threads)])
-    *before, plain = closest(model, forms, data, threads=threads)
+        forms.append([equalize, static_int8(even, recipe, data, target)])
+    *before, plain = closest(model, forms, data, threads=target.threads)
     assert isinstance(plain, QuantizeStatic)
     if "learn-rounding" not in recover:
         return [*before, plain]
     even = applied(model, before)
-    return [*before, rounded(even, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram)]
+    return [*before, rounded(even, data, plain, threads=target.threads, max_ram=recipe.calibrate.max_ram)]
 
 
 def watched(recipe: Recipe, batches: int, progress: Progress) -> Recipe:

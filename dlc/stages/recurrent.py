@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from dlc.integer_format import integer_format
 from dlc.passes.base import Pass, Site
 from dlc.passes.quantize_lstm import QuantizeLstm
 from dlc.passes.quantize_weights import QuantizeWeights
@@ -31,7 +32,9 @@ def recurrent(model: ir.Model, target: Target, options: Int8 = DEFAULT) -> list[
     kinds = {node.op_type for node in model.graph}
     found: list[Pass] = []
     if "LSTM" in kinds:
-        found.append(QuantizeLstm(reduce_range=not target.integer_dot, inputs=options.lstm_inputs, exclude=exclude))
+        found.append(
+            QuantizeLstm(reduce_range=integer_format(target).reduce_range, inputs=options.lstm_inputs, exclude=exclude)
+        )
     if kinds.intersection(STORED):
         found.append(QuantizeWeights(bits=8, operators=STORED, exclude=exclude))
     return found

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from dlc import manifest, pipeline
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
+from dlc.integer_format import integer_format
 from dlc.passes.base import Pass, Site, clone, weight_bytes
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantized_operators import quantized_operators
@@ -112,19 +113,20 @@ def _passes(precision: Precision, model: ir.Model, recipe: Recipe, costs: Costs)
 
 def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
     """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
-    reduce_range, data, threads = not target.integer_dot, recipe.calibration, target.threads
+    data = recipe.calibration
     if not any(node.op_type == "Conv" for node in model.graph):
-        plain = QuantizeDynamic(reduce_range=reduce_range, exclude=excluded(model, recipe.int8.exclude))
+        reduce_range, exclude = integer_format(target).reduce_range, excluded(model, recipe.int8.exclude)
+        plain = QuantizeDynamic(reduce_range=reduce_range, exclude=exclude)
         if data is None:
             return [plain]
         return dynamic(
-            model, data, plain, threads=threads, max_ram=recipe.calibrate.max_ram, recover=recipe.int8.recover
+            model, data, plain, threads=target.threads, max_ram=recipe.calibrate.max_ram, recover=recipe.int8.recover
         )
     if data is None:
         raise Unsupported(
             "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
         )
-    return recovered(model, recipe, data, reduce_range=reduce_range, threads=threads)
+    return recovered(model, recipe, data, target)
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {

@@ -13,6 +13,7 @@ from dlc.passes.base import clone
 from dlc.recipe import Dataset, Recipe
 from dlc.stages.calibrating import FEW, remarks, static_int8, too_few, watched
 from dlc.stages.recovering import closest
+from dlc.target import Target
 from tests.passes.texts import compute
 
 TEXT = """<ir_version: 10, opset_import: ["": 20]>
@@ -20,6 +21,9 @@ g (float[b, 1, 8, 8] x) => (float[b, 1, 8, 8] y) <float[1, 1, 1, 1] w = {0.37}> 
 IMAGES = np.random.default_rng(0).uniform(-1, 1, size=(40, 1, 8, 8)).astype(np.float32)
 IMAGES[0, 0, 0, 0] = 300.0  # all that minmax sees
 DATA = Dataset("images", lambda: [{"x": IMAGES[:20]}, {"x": IMAGES[20:]}])
+
+
+VNNI = Target("cpu", "x86_64", ("avx2", "avx512_vnni"), 1, "onnxruntime 1.32", 26, 13)
 
 
 class Heard:
@@ -54,7 +58,7 @@ def test_best_is_the_method_that_agrees_most_on_the_calibration_data() -> None:
     def made(method: str) -> float:
         options = Calibration(method=method)  # type: ignore[arg-type]
         recipe = Recipe(name="r", source="m.onnx", calibrate=options)  # type: ignore[arg-type]
-        quantize = static_int8(model, recipe, DATA, reduce_range=False, threads=1)
+        quantize = static_int8(model, recipe, DATA, VNNI)
         methods.append(quantize.method)
         quantize(changed := clone(model))
         return float(((compute(changed, {"x": IMAGES})["y"] - compute(model, {"x": IMAGES})["y"]) ** 2).sum())
@@ -67,7 +71,7 @@ def test_best_is_the_method_that_agrees_most_on_the_calibration_data() -> None:
 
 def test_the_first_of_equal_forms_is_taken() -> None:
     model, recipe = ir.from_onnx_text(TEXT), Recipe(name="r", source="m.onnx")  # type: ignore[arg-type]
-    form = static_int8(model, recipe, DATA, reduce_range=False, threads=1)
+    form = static_int8(model, recipe, DATA, VNNI)
     assert closest(model, [form, form], DATA, threads=1) is form
 
 

@@ -66,7 +66,7 @@ def test_without_an_outlier_nothing_is_smoothed() -> None:
 def test_static_is_never_worse_than_plain() -> None:
     model, seen = annotated(CONVOLVED), data(3, 8, 8)
     recipe = Recipe(name="r", source="m.onnx")  # type: ignore[arg-type]
-    *before, last = recovered(model, recipe, seen, reduce_range=REDUCE, threads=1)
+    *before, last = recovered(model, recipe, seen, detect())
     assert isinstance(last, QuantizeStatic)
     last = rounded(applied(model, before), seen, last, threads=1)
     plain = replace(last, correct_bias=False, learn_rounding=False)
