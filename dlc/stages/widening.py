@@ -81,7 +81,7 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int)
 
 def groups(measured: Callable[[Sequence[str]], Group], names: Sequence[str], looks: int = LOOKS) -> list[Group]:
     """Cut names into groups, always the one that gains most, as often as ``looks`` measurements allow."""
-    found = [Group(names, 0.0, 0)]
+    found = [Group(names, 0.0, 0) if len(names) > 1 else measured(names)]
     for _ in range(looks // 2):
         best = max((g for g in found if len(g.names) > 1), key=lambda g: g.gain, default=None)
         if best is None:

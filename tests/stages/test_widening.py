@@ -84,6 +84,12 @@ def test_groups_are_cut_where_the_noise_is_as_often_as_measurements_allow(looks:
     assert parts < 5 or any(list(g.names) == ["f"] for g in found)
 
 
+def test_one_product_is_a_group_that_is_measured() -> None:
+    alone = Group(["a"], 0.5, 100)
+    assert groups(lambda _: alone, ["a"]) == [alone]
+    assert affordable([alone], 100) == {"a"}
+
+
 def test_what_is_bought_is_the_most_noise_for_a_byte_that_fits() -> None:
     found = [Group("a", 6.0, 6), Group("b", 5.0, 4), Group("c", 1.0, 2), Group("d", 0.0, 1), Group("e", 9.0, 30)]
     assert affordable(found, 10) == {"a", "b"}
