@@ -17,6 +17,7 @@ from dlc.allocations import Allocation
 from dlc.errors import ArtifactError
 from dlc.manifest import Lifetime, Record
 from dlc.passes.plan_memory import Buffer, Plan
+from dlc.pretty import pretty_json
 from dlc.types import Bytes
 
 SCHEMA = "dlc-memory/1"
@@ -112,7 +113,7 @@ class MemoryPlan(Record, frozen=True, kw_only=True):
 
 def encode(plan: Plan, model_sha256: str, file: str = "model.onnx") -> bytes:
     """Return the text of ``memory.json``."""
-    return msgspec.json.format(msgspec.json.encode(MemoryPlan.of(plan, model_sha256, file)), indent=1) + b"\n"
+    return pretty_json(MemoryPlan.of(plan, model_sha256, file))
 
 
 def schema_text() -> str:

@@ -12,8 +12,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
-import msgspec
-
 from dlc.artifact import SESSION
 from dlc.packaging import golden, record
 from dlc.packaging.chain import chain
@@ -22,6 +20,7 @@ from dlc.packaging.programs import judge_run, last_words, run
 from dlc.packaging.record import Link
 from dlc.packaging.source import Source
 from dlc.packaging.texts import copy_programs
+from dlc.pretty import pretty_json
 from dlc.target import runtime_distribution
 
 PROGRAMS = ("run.py", "machine.py", "observe.py", "drift.py", "proof.py", "replay.py")
@@ -45,7 +44,7 @@ class OnnxForm(Form):
         """Write one folder for each variant, the chain, and the programs that all share."""
         for source in sources:
             write_variant(source, folder / source.precision)
-        (folder / CHAIN).write_bytes(msgspec.json.format(msgspec.json.encode(chain(sources)), indent=1) + b"\n")
+        (folder / CHAIN).write_bytes(pretty_json(chain(sources)))
         copy_programs(self.name, PROGRAMS, folder)
         distribution = "onnxruntime-gpu" if sources[0].session.provider == "cuda" else "onnxruntime"
         needs = f"{distribution}>={self.runtime().version}\nnumpy>={OLDEST_NUMPY}\n"
