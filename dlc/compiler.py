@@ -20,6 +20,7 @@ from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import clone, weight_bytes
 from dlc.peaks import peaks
+from dlc.pretty import pretty_json
 from dlc.progress import Progress, Silent, track
 from dlc.recipe import PRECISIONS, Precision, Recipe, suggest
 from dlc.report.write import write_reports
@@ -126,7 +127,7 @@ def compile(  # noqa: A001 - the verb's name: callers write dlc.compile
             progress.stage("meet the memory budget")
             found_ways = climb(candidates(subjects, built), costs.feeds, options.memory_budget, planning_bugs)
             record = msgspec.structs.replace(record, budget=found_ways)
-        (folder / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        (folder / MANIFEST).write_bytes(pretty_json(record))
         write_reports(folder, record, {name: plan.buffers for name, plan in plans.items()})
         seal(folder)
     bugs = dict.fromkeys([*base.bugs, *(b.bug for b in builds if b.bug), *planning_bugs])

@@ -23,6 +23,7 @@ import numpy as np
 from dlc.errors import ArtifactError, RecipeError
 from dlc.histogram import Histogram
 from dlc.manifest import Record
+from dlc.pretty import pretty_json
 from dlc.types import Array, Bytes, Floats
 
 STATISTICS = "statistics.json"
@@ -133,7 +134,7 @@ def read(folder: Path) -> Statistics:
 
 def write(folder: Path, statistics: Statistics) -> None:
     """Write ``statistics.json``."""
-    (folder / STATISTICS).write_bytes(msgspec.json.format(msgspec.json.encode(statistics), indent=1) + b"\n")
+    (folder / STATISTICS).write_bytes(pretty_json(statistics))
 
 
 def _psi(old: Floats, new: Floats) -> float:

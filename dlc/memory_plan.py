@@ -17,6 +17,7 @@ from dlc.allocations import Allocation
 from dlc.errors import ArtifactError
 from dlc.manifest import Lifetime, Record
 from dlc.passes.plan_memory import Buffer, Plan
+from dlc.pretty import pretty_json
 from dlc.types import Bytes
 
 SCHEMA = "dlc-memory/1"
@@ -153,8 +154,7 @@ def _apart(planned: Mapping[str, tuple[int, ...]], given: Mapping[str, tuple[int
 
 def encode(plan: Plan, model_sha256: str, file: str = "model.onnx", others: Sequence[Plan] = ()) -> bytes:
     """Return the text of ``memory.json``."""
-    recorded = MemoryPlan.of(plan, model_sha256, file, others)
-    return msgspec.json.format(msgspec.json.encode(recorded), indent=1) + b"\n"
+    return pretty_json(MemoryPlan.of(plan, model_sha256, file, others))
 
 
 def schema_text() -> str:

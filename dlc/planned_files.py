@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 import onnx_ir as ir
 
 from dlc import memory_plan
@@ -16,6 +15,7 @@ from dlc.memory_header import header
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import weight_bytes
 from dlc.planning import Prepared
+from dlc.pretty import pretty_json
 from dlc.runtimes.ort import runtime_version
 from dlc.runtimes.session import INLINE_LIMIT
 
@@ -34,7 +34,7 @@ def write(folder: Path, prepared: Prepared, *, mapped: bool = False, overwrite: 
     ir.save(prepared.model, folder / FILE, external_data=DATA if apart else None)
     recorded = memory_plan.encode(prepared.plan, _sha256(folder / FILE), FILE, prepared.others)
     (folder / MEMORY).write_bytes(recorded)
-    (folder / SESSION).write_bytes(msgspec.json.format(msgspec.json.encode(prepared.config), indent=1) + b"\n")
+    (folder / SESSION).write_bytes(pretty_json(prepared.config))
     written = memory_plan.read(folder / MEMORY)
     (folder / HEADER).write_text(header(written, str(prepared.model.graph.name or "plan")), encoding="ascii")
     return written

@@ -36,7 +36,7 @@ def profile(
     sources: Sequence[str], target: Target, own: Sequence[Rewrite] = (), *, seed: int, cache: Path | None,
     progress: Progress,
 ) -> Profile:  # fmt: skip
-    """Measure every form of every place of some models; without models, return the costs that are known here.
+    """Measure every form of every place of some models; without models, the costs that are known here, and its peaks.
 
     A source is what ``dlc compile`` takes, or the artifact that it wrote for this target: its FP32 graph, at its sizes.
     ``own``: rewrites of the user's, besides those of the sources.

@@ -11,6 +11,7 @@ import msgspec
 
 from dlc.cost_table import Cost
 from dlc.errors import UserError
+from dlc.pretty import pretty_json
 from dlc.target import Target
 from dlc.versions import limits
 
@@ -23,7 +24,7 @@ Costs = Mapping[str, Cost]
 def save(path: Path, target: Target, costs: Costs | None = None) -> None:
     """Write a target file; with ``costs``, they alone decide what is rewritten for it."""
     content = asdict(target) | ({} if costs is None else {"costs": dict(costs)})
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(content), indent=1) + b"\n")
+    path.write_bytes(pretty_json(content))
 
 
 def load(path: Path) -> tuple[Target, Costs | None]:

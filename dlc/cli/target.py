@@ -31,7 +31,8 @@ def profile(
 ) -> int:  # fmt: skip
     """Describe this machine, and measure on it what decides how SOURCES are rewritten.
 
-    SOURCES: artifacts, ONNX files, or whatever dlc compile takes. Without any, the costs that are known here already.
+    SOURCES: artifacts, ONNX files, or whatever dlc compile takes. Without any, this machine's peaks, and the
+    costs that are known here already.
 
     \b
         dlc target profile -o board.json                  on the device

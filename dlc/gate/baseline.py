@@ -18,6 +18,7 @@ import msgspec
 from dlc.errors import ArtifactError
 from dlc.gate.observation import Observation
 from dlc.manifest import Record
+from dlc.pretty import pretty_json
 
 SCHEMA: Final = "dlc-baseline/1"
 
@@ -33,7 +34,7 @@ class Baseline(Record, frozen=True, kw_only=True):
 def write(path: Path, seen: Observation) -> None:
     """Write a baseline, whole or not at all; one that is there is replaced."""
     record = Baseline(schema=SCHEMA, digest=_digest(seen), observation=seen)
-    text = msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+    text = pretty_json(record)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as scratch:

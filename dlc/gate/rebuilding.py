@@ -12,6 +12,7 @@ import msgspec
 
 from dlc.artifact import SESSION, Artifact, seal
 from dlc.compiler import Options, compile  # noqa: A004 - the verb's name
+from dlc.pretty import pretty_json
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
 from dlc.sources import recipe_toml
@@ -78,7 +79,7 @@ class Rebuilder:
         def build(folder: Path) -> Artifact:
             copy = folder / self.artifact.path.name
             copytree(self.artifact.path, copy)
-            (copy / precision / SESSION).write_bytes(msgspec.json.encode(session))
+            (copy / precision / SESSION).write_bytes(pretty_json(session))
             seal(copy)
             return Artifact.load(copy)
 

@@ -17,6 +17,7 @@ from dlc.errors import Unsupported
 from dlc.interface import TensorType
 from dlc.manifest import Record
 from dlc.packaging.source import Source
+from dlc.pretty import pretty_json
 from dlc.types import Array, Bytes
 
 INDEX, DATA = "golden.json", "golden.bin"
@@ -63,7 +64,7 @@ def write(source: Source, folder: Path) -> Golden:
     )
     golden = Golden(bound=source.tolerance.bound, reason=source.tolerance.reason, vectors=vectors)
     (folder / DATA).write_bytes(data)
-    (folder / INDEX).write_bytes(msgspec.json.format(msgspec.json.encode(golden), indent=1) + b"\n")
+    (folder / INDEX).write_bytes(pretty_json(golden))
     return golden
 
 

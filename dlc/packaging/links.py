@@ -6,14 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
-
 from dlc.packaging import golden, record
 from dlc.packaging.chain import chain
 from dlc.packaging.form import Proof
 from dlc.packaging.programs import judge_run, last_words, run
 from dlc.packaging.record import Link
 from dlc.packaging.source import Source
+from dlc.pretty import pretty_json
 
 CHAIN = "chain.json"
 UNFIT = 3
@@ -22,7 +21,7 @@ UNFIT = 3
 
 def write(sources: Sequence[Source], folder: Path) -> list[golden.Golden]:
     """Write the chain, and for each variant its model and golden vectors; return what the vectors are."""
-    (folder / CHAIN).write_bytes(msgspec.json.format(msgspec.json.encode(chain(sources)), indent=1) + b"\n")
+    (folder / CHAIN).write_bytes(pretty_json(chain(sources)))
     return [_write(source, folder / source.precision) for source in sources]
 
 

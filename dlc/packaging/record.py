@@ -14,6 +14,7 @@ import msgspec
 
 from dlc.errors import ArtifactError
 from dlc.manifest import GoldenTolerance, Interfaces, Record, VerdictRecord
+from dlc.pretty import pretty_json
 from dlc.types import Bytes
 
 RECORD = "dlc-package.json"
@@ -88,7 +89,7 @@ def seal(folder: Path, package: Package) -> Package:
 
 def encode(package: Package) -> bytes:
     """Return the text of the record."""
-    return msgspec.json.format(msgspec.json.encode(package), indent=1) + b"\n"
+    return pretty_json(package)
 
 
 def decode(text: bytes, where: object) -> Package:

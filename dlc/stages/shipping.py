@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-import msgspec
 import onnx_ir as ir
 
 from dlc import memory_plan
@@ -14,6 +13,7 @@ from dlc.artifact import MEMORY, MODEL, SESSION, write_golden, write_model
 from dlc.budget import Candidate
 from dlc.manifest import GoldenTolerance
 from dlc.planning import prepare
+from dlc.pretty import pretty_json
 from dlc.recipe import Precision
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.evidence import Subject
@@ -26,7 +26,7 @@ def ship(parent: Path, name: str, model: ir.Model, config: SessionConfig) -> Sub
     """Write a model and its session options into ``parent / name``."""
     folder = parent / name
     write_model(folder, model)
-    (folder / SESSION).write_bytes(msgspec.json.format(msgspec.json.encode(config), indent=1) + b"\n")
+    (folder / SESSION).write_bytes(pretty_json(config))
     return Subject(name, folder, config)
 
 

@@ -42,7 +42,7 @@ def test_profile_describes_this_machine(cli: Cli, tmp_path: Path) -> None:
     ran = cli("target", "profile", "-o", "board.json")
     assert ran.code == 0, ran.err
     stated = json.loads((tmp_path / "board.json").read_text())
-    assert stated["costs"] == {}
+    assert len(stated["costs"]) == 2  # what it does at most: of no place of a graph
     assert stated["provider"] == "cpu"
 
 
