@@ -57,8 +57,8 @@ def offsets() -> Iterator[Row]:
         took, busy = time.perf_counter() - start, time.process_time() - busy
         wrong = next(faults(problem, found.offsets), "validated")
         holds = found.arena <= CAPACITY and took <= 10 and wrong == "validated"
-        cost = f"{took:.2f} s, {busy:.2f} s of CPU"
-        measured = f"{found.arena:,} in {cost}, {wrong}, bound {lower_bound(problem):,}, {found.solver}"
+        times = f"{took:.2f} s, {busy:.2f} s of CPU"
+        measured = f"{found.arena:,} in {times}, {wrong}, bound {lower_bound(problem):,}, {found.solver}"
         yield f"minimalloc {path.name[0]}, {len(problem)} buffers", f"<= {CAPACITY:,}, 10 s", measured, holds
 
 

@@ -24,7 +24,7 @@ from dlc.types import Bytes
 STATES = 50_000
 """States of one part that the exact search may look at: as many as it meets in a second or so."""
 BEAM = 32
-MOVES = 400_000
+MOVES = 300_000
 """Moves that a beam may weigh in one part: its width follows from it, so that 10,000 nodes take seconds."""
 CLOSE = 2_000
 """Tasks up to which the bound counts what is alive beside a task in every order; more would take minutes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -65,7 +65,8 @@ class AllocatingRunner(OrtCpuRunner):
         return tuple(events)
 
 
-class _Choice(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Choice:
     """Where runs with inputs of these shapes lie; ``handle`` None: there is no plan for them."""
 
     shapes: tuple[tuple[str, tuple[int, ...]], ...]

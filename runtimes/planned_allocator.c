@@ -9,11 +9,12 @@
    bytes is in use. Otherwise malloc serves, and the miss is counted. A slab whose ranges outlive their run is set aside until
    the last one is freed.
 
-   Locks: `registry` guards the list of slabs, the plans and their counts; a slab's own lock its ranges. A thread that
-   needs both takes `registry` first. */
+   Locks: `registry` guards all that threads share. The ranges of a slab are not among it while a run has the slab: they
+   are its thread's own, and what other threads free is noted, for that thread to find when it next allocates. */
 
 #define _DEFAULT_SOURCE
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -98,11 +99,12 @@ typedef struct dlc_plan {
 
 typedef struct slab {
     dlc_plan *plan;
+    char *base;
     range *live;
     size_t n, room;
-    char *base;
-    bool stranded;
-    pthread_mutex_t lock;
+    const void **freed; /* by other threads than the run's */
+    _Atomic size_t freed_n;
+    bool running, stranded;
     struct slab *next_idle, *next;
 } slab;
 
@@ -145,33 +147,50 @@ static bool within(const slab *s, const void *address) {
     return (const char *)address >= s->base && (const char *)address < s->base + s->plan->arena;
 }
 
-/* Returns the range, or NULL if any of its bytes is in use. */
-static void *take(slab *s, uint64_t offset, size_t size) {
-    range wanted = {s->base + offset, s->base + offset + size};
-    pthread_mutex_lock(&s->lock);
-    bool unused = grow((void **)&s->live, sizeof(range), s->n, &s->room);
-    for (size_t i = 0; unused && i < s->n; i++)
-        unused = s->live[i].end <= wanted.start || wanted.end <= s->live[i].start;
-    if (unused) {
-        s->live[s->n++] = wanted;
-        ASAN_UNPOISON_MEMORY_REGION(wanted.start, size);
-    }
-    pthread_mutex_unlock(&s->lock);
-    return unused ? wanted.start : NULL;
+/* Makes room for one more range in use, and for its address among those that other threads free. */
+static bool widen(slab *s) {
+    if (s->n < s->room) return true;
+    size_t wanted = s->room ? 2 * s->room : 64;
+    pthread_mutex_lock(&registry);
+    range *live = realloc(s->live, wanted * sizeof *live);
+    if (live) s->live = live;
+    const void **freed = realloc(s->freed, wanted * sizeof *freed);
+    if (freed) s->freed = freed;
+    if (live && freed) s->room = wanted;
+    pthread_mutex_unlock(&registry);
+    return live && freed;
 }
 
-/* Returns the number of ranges still in use. */
-static size_t give_back(slab *s, const void *address) {
-    pthread_mutex_lock(&s->lock);
+static void give_back(slab *s, const void *address) {
     for (size_t i = s->n; i-- > 0;) {
         if (s->live[i].start != (const char *)address) continue;
         ASAN_POISON_MEMORY_REGION(s->live[i].start, (size_t)(s->live[i].end - s->live[i].start));
         s->live[i] = s->live[--s->n];
-        break;
+        return;
     }
-    size_t left = s->n;
-    pthread_mutex_unlock(&s->lock);
-    return left;
+}
+
+/* The caller holds the registry. */
+static void collect(slab *s) {
+    size_t n = atomic_load_explicit(&s->freed_n, memory_order_relaxed);
+    for (size_t i = 0; i < n; i++) give_back(s, s->freed[i]);
+    atomic_store_explicit(&s->freed_n, 0, memory_order_relaxed);
+}
+
+/* Returns the range, or NULL if any of its bytes is in use. */
+static void *take(slab *s, uint64_t offset, size_t size) {
+    range wanted = {s->base + offset, s->base + offset + size};
+    if (atomic_load_explicit(&s->freed_n, memory_order_relaxed)) {
+        pthread_mutex_lock(&registry);
+        collect(s);
+        pthread_mutex_unlock(&registry);
+    }
+    if (!widen(s)) return NULL;
+    for (size_t i = 0; i < s->n; i++)
+        if (s->live[i].end > wanted.start && wanted.end > s->live[i].start) return NULL;
+    s->live[s->n++] = wanted;
+    ASAN_UNPOISON_MEMORY_REGION(wanted.start, size);
+    return wanted.start;
 }
 
 /* The caller holds the registry. */
@@ -184,8 +203,8 @@ static void unlist(slab *s) {
 static void destroy(slab *s) {
     ASAN_UNPOISON_MEMORY_REGION(s->base, s->plan->arena);
     munmap(s->base, s->plan->arena);
-    pthread_mutex_destroy(&s->lock);
     free(s->live);
+    free(s->freed);
     free(s);
 }
 
@@ -216,8 +235,7 @@ static slab *create(dlc_plan *plan) {
     slab *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->base = mmap(NULL, plan->arena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (s->base == MAP_FAILED || pthread_mutex_init(&s->lock, NULL)) {
-        if (s->base != MAP_FAILED) munmap(s->base, plan->arena);
+    if (s->base == MAP_FAILED) {
         free(s);
         return NULL;
     }
@@ -239,7 +257,10 @@ static slab *lease(dlc_plan *plan) {
     else if (plan->arena && owner->slabs < owner->most_slabs)
         s = create(owner);
     plan->references++;
-    if (s) owner->references++;
+    if (s) {
+        s->running = true;
+        owner->references++;
+    }
     pthread_mutex_unlock(&registry);
     return s;
 }
@@ -316,7 +337,14 @@ static bool give_back_elsewhere(void *address) {
     pthread_mutex_lock(&registry);
     slab *s = slabs;
     while (s && !within(s, address)) s = s->next;
-    if (s && !give_back(s, address) && s->stranded) rest(s);
+    if (s && s->running) {
+        size_t n = atomic_load_explicit(&s->freed_n, memory_order_relaxed);
+        if (n < s->room) s->freed[n] = address; /* it always is, unless a range is freed twice */
+        atomic_store_explicit(&s->freed_n, n < s->room ? n + 1 : n, memory_order_relaxed);
+    } else if (s) {
+        give_back(s, address);
+        if (!s->n && s->stranded) rest(s);
+    }
     pthread_mutex_unlock(&registry);
     return s != NULL;
 }
@@ -406,9 +434,9 @@ PUBLIC size_t dlc_run_events(dlc_event *out, size_t room) {
 static void settle(run *r) {
     dlc_counts *c = &r->plan->counts;
     if (r->slab) {
-        pthread_mutex_lock(&r->slab->lock);
+        collect(r->slab);
+        r->slab->running = false;
         r->slab->stranded = r->slab->n > 0;
-        pthread_mutex_unlock(&r->slab->lock);
         c->runs++;
         c->served += r->served;
         c->misses += r->misses;
