@@ -4,7 +4,7 @@ What rounding costs is seldom spread evenly: a few products often make most of t
 outputs' error as a share of their own. What a group of products buys with 8 bits is measured: how much less noise there
 is, on the real kernels and one batch, with this group in 8 bits and the others in 4. The group that buys most is cut in
 two and both halves are measured, again and again, all products being the first. What groups buy adds up as long as
-their errors know nothing of each other: those whose bytes buy most, as far as there is room, are taken together.
+their errors know nothing of each other: those that buy most together, as far as there is room, are taken.
 
 The result is kept only if it is closer on all of the calibration data beyond doubt, and if the noise falls by twice the
 share of the weights that were widened, or more: of products drawn at random it falls by their share.
@@ -16,7 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import numpy as np
 import onnx_ir as ir
+from scipy.optimize import Bounds, LinearConstraint, milp
 
 from dlc.harness.agreement import AgreementMeter
 from dlc.passes.base import weight_bytes
@@ -28,7 +30,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.stages.recovering import applied, closeness
 from dlc.types import Bytes, Feeds, Outputs
 
-ROOM = 0.05
+ROOM = 1 / 16
 """What 8 bits may add to the bytes of a model in 4 bits, as a share of them."""
 LOOKS = 32
 """Groups that are measured, each by one run of a batch: sixteen cuts, of which eight isolate one of 256 products."""
@@ -93,13 +95,19 @@ def groups(measured: Callable[[Sequence[str]], Group], names: Sequence[str], loo
 
 
 def affordable(found: Sequence[Group], room: Bytes) -> set[str]:
-    """Return the names of the groups whose bytes buy most, of as many as there is room for."""
-    chosen = set[str]()
-    for group in sorted(found, key=lambda g: -g.gain / g.cost):
-        if group.gain > 0 and group.cost <= room:
-            chosen.update(group.names)
-            room -= group.cost
-    return chosen
+    """Return the names of the groups that gain most together, of those whose bytes there is room for: a knapsack.
+
+    max  gain·x   s.t.  cost·x <= room,  x in {0, 1}
+    """
+    fitting = [g for g in found if g.gain > 0 and g.cost <= room]
+    if not fitting:
+        return set()
+    gains, costs = np.array([g.gain for g in fitting]), np.array([g.cost for g in fitting])
+    best = milp(
+        -gains / gains.max(), integrality=np.ones(len(fitting)), bounds=Bounds(0.0, 1.0),
+        constraints=[LinearConstraint(costs / room, ub=1.0)], options={"mip_rel_gap": 0.0},
+    )  # fmt: skip
+    return {name for group, x in zip(fitting, best.x, strict=True) if x > 0.5 for name in group.names}
 
 
 def _costs(model: ir.Model, narrow: ir.Model) -> dict[str, Bytes]:
