@@ -2,7 +2,8 @@
 
 Candidates are rounding to nearest with and without zero points, HQQ, and GPTQ as far as its moments fit the memory; the
 one whose real kernels agree best with FP32 on calibration data is kept. Without data it is rounding to nearest without
-zero points: anything else would be a guess for this model.
+zero points: anything else would be a guess for this model. What products may do to activations is then decided on
+seeded inputs, and said to be.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dlc.passes.weighted import weights_of
 from dlc.quantization import METHODS, Int4, Int8, Method
 from dlc.recipe import Dataset, Precision, Recipe
 from dlc.stages.excluding import excluded
+from dlc.stages.halves import looked_at
 from dlc.stages.recovering import applied, closest, sqnr_db
 from dlc.stages.widening import widened
 
@@ -31,6 +33,7 @@ DOUBLED = 3.0
 """dB that double the noise. Int8 activations may at most add as much as the weights' rounding did; tables take 8 bits
 where 4 of them make more noise than all other weights.
 """
+SEEDED = "decided on seeded inputs, which may be unlike real ones: the recipe has no calibration data"
 LOOK = 2
 """Batches that decide what activations may lose; products with FP32 activations may be hundreds of times as slow."""
 ROUNDS = 3
@@ -61,7 +64,9 @@ def weights_only(model: ir.Model, bits: int, recipe: Recipe, costs: Costs) -> Qu
             kept = widened(model, _with_tables(model, kept, data, threads), data, threads)
     if stated.accuracy_level is not None:
         return replace(kept, accuracy_level=stated.accuracy_level)
-    return kept if data is None else replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
+    if data is not None:
+        return replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
+    return _on_seeded_inputs(model, kept, recipe, costs)
 
 
 def _forms(
@@ -98,6 +103,12 @@ def _with_tables(model: ir.Model, kept: QuantizeWeights, data: Dataset, threads:
         return kept
     wide = replace(kept, table_bits=8)
     return wide if sqnr_db(model, wide, data, threads) > sqnr_db(model, kept, data, threads) + DOUBLED else kept
+
+
+def _on_seeded_inputs(model: ir.Model, form: QuantizeWeights, recipe: Recipe, costs: Costs) -> QuantizeWeights:
+    seeded = Dataset("seeded inputs", lambda: looked_at(model, recipe))
+    level = _accuracy_level(model, form, seeded, costs)
+    return replace(form, accuracy_level=level, notes=(*form.notes, f"accuracy_level={level}: {SEEDED}"))
 
 
 def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs: Costs) -> int:
