@@ -48,7 +48,7 @@ def quicker(model: ir.Model, passes: list[Pass], recipe: Recipe, costs: Costs) -
     if data is None or not isinstance(passes[-1], QuantizeStatic) or not mostly_products(model):
         return passes
     other = [*recurrent(model, target, recipe.int8), *_dynamic(model, recipe, target)]
-    known, found = (closeness(model, each, data, target.threads) for each in (passes, other))
+    known, found = (closeness(model, each, data, target.threads, target.provider) for each in (passes, other))
     if known.beats(found):
         return passes
     try:
@@ -75,5 +75,5 @@ def _dynamic(model: ir.Model, recipe: Recipe, target: Target, *notes: str) -> li
         return [plain]
     return dynamic(
         model, recipe.calibration, plain, threads=target.threads, max_ram=recipe.calibrate.max_ram,
-        recover=recipe.int8.recover,
+        recover=recipe.int8.recover, provider=target.provider,
     )  # fmt: skip

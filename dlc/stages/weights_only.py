@@ -26,6 +26,7 @@ from dlc.stages.excluding import excluded
 from dlc.stages.halves import looked_at
 from dlc.stages.recovering import applied, closest, sqnr_db
 from dlc.stages.widening import widened
+from dlc.target import Target
 
 CLOSE_ENOUGH = 30.0
 """dB at which the error of the outputs has a thousandth of their energy: whatever rounds activations may do so."""
@@ -59,9 +60,9 @@ def weights_only(model: ir.Model, bits: int, recipe: Recipe, costs: Costs) -> Qu
     if data is None:
         kept = forms[0]
     else:
-        kept = closest(model, forms, data, threads=threads)
+        kept = closest(model, forms, data, threads=threads, provider=costs.target.provider)
         if bits == 4:
-            kept = widened(model, _with_tables(model, kept, data, threads), data, threads)
+            kept = widened(model, _with_tables(model, kept, data, costs.target), data, threads)
     if stated.accuracy_level is not None:
         return replace(kept, accuracy_level=stated.accuracy_level)
     if data is not None:
@@ -97,12 +98,13 @@ def _forms(
     ]  # fmt: skip
 
 
-def _with_tables(model: ir.Model, kept: QuantizeWeights, data: Dataset, threads: int) -> QuantizeWeights:
+def _with_tables(model: ir.Model, kept: QuantizeWeights, data: Dataset, target: Target) -> QuantizeWeights:
     """Give tables 8 bits where that halves the noise of the outputs, unless their bits are stated."""
     if kept.table_bits is not None or not any(n.op_type == "Gather" and weights_of(n) for n in model.graph):
         return kept
     wide = replace(kept, table_bits=8)
-    return wide if sqnr_db(model, wide, data, threads) > sqnr_db(model, kept, data, threads) + DOUBLED else kept
+    after, before = (sqnr_db(model, each, data, target.threads, target.provider) for each in (wide, kept))
+    return wide if after > before + DOUBLED else kept
 
 
 def _on_seeded_inputs(model: ir.Model, form: QuantizeWeights, recipe: Recipe, costs: Costs) -> QuantizeWeights:
@@ -118,9 +120,9 @@ def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs
     before, after = applied(model, exact), applied(model, rounded)
     if not any(node.op_type == "MatMulNBits" for node in after.graph):
         return form.accuracy_level
-    threads = costs.target.threads
-    noise = sqnr_db(model, rounded, few, threads)
-    if noise < CLOSE_ENOUGH and noise < sqnr_db(model, exact, few, threads) - DOUBLED:
+    where = costs.target.threads, costs.target.provider
+    noise = sqnr_db(model, rounded, few, *where)
+    if noise < CLOSE_ENOUGH and noise < sqnr_db(model, exact, few, *where) - DOUBLED:
         return exact.accuracy_level
     try:
         ratio = costs.whole(before, after, rounds=ROUNDS).ratio
