@@ -60,7 +60,7 @@ def build(
     notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
         apart = [r for r in pipeline.run(model, [SplitConvResidual()], evaluate=evaluate) if r.modified]
-        if precision in REWRITTEN and (came := quantized_operators(model)):
+        if came := quantized_operators(model):
             raise Unsupported(_again(came))
         if precision == "mixed":
             mixed = mix(model, recipe, costs, int8)
