@@ -94,6 +94,7 @@ def calibrate_channels(
 ) -> dict[str, tuple[Range, ...]]:  # fmt: skip
     """Return the range of every channel of named values; ``axes``: the axis that counts the channels, by name.
 
+    For whoever looks why a tensor loses: no kernel takes a scale for each channel of an activation, so no pass does.
     Each channel has a histogram of its own, which counts against ``max_ram``. Errors are those of ``measure``.
     """
     options = options or Calibration(method=method)

@@ -53,6 +53,7 @@ class QuantizeDynamic(Pass):
     learn_rounding: bool = False
     moments: Mapping[str, Moments] = field(default_factory=dict, repr=False)
     exclude: tuple[str, ...] = ()
+    notes: tuple[str, ...] = field(default=(), repr=False)
 
     def call(self, model: ir.Model) -> Rewritten:
         """Visit each node that reads a weight."""

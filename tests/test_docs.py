@@ -123,7 +123,13 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("page", "nth", "said"), [("compile", 0, "VerdictRecord"), ("passes", 0, "True ['Abs']"), ("passes", 1, SQUARED)]
+    ("page", "nth", "said"),
+    [
+        ("compile", 0, "VerdictRecord"),
+        ("passes", 0, "True ['Abs']"),
+        ("passes", 1, SQUARED),
+        ("quantization", 0, "[1.0, 50.0]"),
+    ],
 )
 def test_python_example_runs(page: str, nth: int, said: str, folder: Path) -> None:
     code = blocks(page, "python")[nth]

@@ -49,10 +49,11 @@ def static_int8(model: ir.Model, recipe: Recipe, data: Dataset, target: Target) 
         )
         for method, ranges in found.ranges.items()
     ]
-    cut = plain[0] if len(plain) == 1 else closest(model, plain, data, threads=threads)
+    cut = plain[0] if len(plain) == 1 else closest(model, plain, data, threads=threads, provider=target.provider)
     if "correct-bias" not in recipe.int8.recover:
         return cut
-    return closest(model, [cut, replace(cut, correct_bias=True, means=means)], data, threads=threads)
+    corrected = replace(cut, correct_bias=True, means=means)
+    return closest(model, [cut, corrected], data, threads=threads, provider=target.provider)
 
 
 def recovered(model: ir.Model, recipe: Recipe, data: Dataset, target: Target) -> list[Pass]:
@@ -63,12 +64,13 @@ def recovered(model: ir.Model, recipe: Recipe, data: Dataset, target: Target) ->
     if "equalize-layers" in recover and any(why is None for _, why in equalize.survey(model)):
         even = applied(model, [equalize])
         forms.append([equalize, static_int8(even, recipe, data, target)])
-    *before, plain = closest(model, forms, data, threads=target.threads)
+    *before, plain = closest(model, forms, data, threads=target.threads, provider=target.provider)
     assert isinstance(plain, QuantizeStatic)
     if "learn-rounding" not in recover:
         return [*before, plain]
     even = applied(model, before)
-    return [*before, rounded(even, data, plain, threads=target.threads, max_ram=recipe.calibrate.max_ram)]
+    max_ram, provider = recipe.calibrate.max_ram, target.provider
+    return [*before, rounded(even, data, plain, threads=target.threads, max_ram=max_ram, provider=provider)]
 
 
 def watched(recipe: Recipe, batches: int, progress: Progress) -> Recipe:

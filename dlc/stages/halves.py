@@ -34,10 +34,11 @@ def bf16(model: ir.Model, recipe: Recipe) -> EmulateBf16:
 
 def measured(model: ir.Model, recipe: Recipe) -> dict[str, Magnitude]:
     """Measure on the first batches of calibration data, else on seeded inputs."""
-    return magnitudes(model, _feeds(model, recipe))
+    return magnitudes(model, looked_at(model, recipe))
 
 
-def _feeds(model: ir.Model, recipe: Recipe) -> list[Feeds]:
+def looked_at(model: ir.Model, recipe: Recipe) -> list[Feeds]:
+    """Return the first batches of calibration data, else seeded inputs at typical sizes."""
     if recipe.calibration is not None and (found := list(islice(recipe.calibration.batches(), BATCHES))):
         return found
     interface, rng = Interface.of(model), np.random.default_rng(0)

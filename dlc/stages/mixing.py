@@ -35,7 +35,7 @@ from dlc.passes.quantize_units import CLIPS, JOINS, MOVES, plan
 from dlc.passes.weighted import label
 from dlc.recipe import Dataset, Recipe
 from dlc.region import Index, cut
-from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.opened import opened
 from dlc.runtimes.trace import traced
 from dlc.search import Found, Link, Measured, Mix, Problem, Search, Unit, front, megabytes
 from dlc.stages.recovering import applied
@@ -165,7 +165,7 @@ def _file(workshop: Workshop, dataset: Dataset) -> Path | None:
 def _scoring(workshop: Workshop, metric: Metric) -> str:
     """Hash what the prediction and the metric make of one batch: a user may have edited either."""
     recipe, feeds = workshop.recipe, next(iter(workshop.held.batches()))
-    with OrtCpuRunner(workshop.model, workshop.costs.config) as fp32:
+    with opened(workshop.model, workshop.costs.config) as fp32:
         rows = predicted(recipe.prediction or first_output, feeds, fp32.run(feeds), 0)
     try:  # against those of a neighbour: of its own predictions any metric is at its best
         scores = metric_rows(metric, rows, np.roll(rows, 1, axis=0), "predictions of FP32")

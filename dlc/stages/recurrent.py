@@ -48,7 +48,7 @@ def agreeing(model: ir.Model, passes: list[Pass], recipe: Recipe, target: Target
     least, data = recipe.gates.agreement, recipe.calibration
     if least is None or data is None:
         return passes
-    found = closeness(model, passes, data, target.threads).overall.cosine
+    found = closeness(model, passes, data, target.threads, target.provider).overall.cosine
     if found >= least:
         return passes
     note = (

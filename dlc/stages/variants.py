@@ -11,22 +11,18 @@ import onnx_ir as ir
 from dlc import manifest, pipeline
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
-from dlc.integer_format import integer_format
 from dlc.passes.base import Pass, Site, clone, weight_bytes
-from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantized_operators import quantized_operators
 from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
 from dlc.recipe import Precision, Recipe
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.amending import AS_IT_IS, Amended
-from dlc.stages.calibrating import recovered
 from dlc.stages.defaults import quantized_rewrites
-from dlc.stages.excluding import excluded
+from dlc.stages.eight_bit import int8, quicker
 from dlc.stages.halves import bf16, fp16
 from dlc.stages.loading import session_for
 from dlc.stages.mixing import mix
-from dlc.stages.recovering import dynamic
 from dlc.stages.recurrent import agreeing, outcomes, recurrent
 from dlc.stages.rewriting import Rewritten, rewrite
 from dlc.stages.weights_only import bits_of, weights_only
@@ -66,10 +62,10 @@ def build(
     notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
         apart = [r for r in pipeline.run(model, [SplitConvResidual()], evaluate=evaluate) if r.modified]
-        if precision in REWRITTEN and (came := quantized_operators(model)):
+        if came := quantized_operators(model):
             raise Unsupported(_again(came))
         if precision == "mixed":
-            mixed = mix(model, recipe, costs, _int8)
+            mixed = mix(model, recipe, costs, int8)
             passes, search, notes = list(mixed.passes), mixed.record, mixed.notes
             if mixed.reason:
                 return Build(precision, None, reason=mixed.reason, search=search)
@@ -108,32 +104,15 @@ def _quantized(sites: Sequence[Site], before: Bytes, after: Bytes) -> manifest.Q
 def _passes(precision: Precision, model: ir.Model, recipe: Recipe, costs: Costs) -> list[Pass]:
     if (bits := bits_of(precision, recipe)) is not None:
         return [weights_only(model, bits, recipe, costs)]
-    return PASSES_OF[precision](model, recipe, costs.target)
-
-
-def _int8(model: ir.Model, recipe: Recipe, target: Target) -> list[Pass]:
-    """Static for convolutional nets, dynamic for the rest; weights of 7 bits where 8-bit products saturate."""
-    data = recipe.calibration
-    if not any(node.op_type == "Conv" for node in model.graph):
-        reduce_range, exclude = integer_format(target).reduce_range, excluded(model, recipe.int8.exclude)
-        plain = QuantizeDynamic(reduce_range=reduce_range, exclude=exclude)
-        if data is None:
-            return [plain]
-        return dynamic(
-            model, data, plain, threads=target.threads, max_ram=recipe.calibrate.max_ram, recover=recipe.int8.recover
-        )
-    if data is None:
-        raise Unsupported(
-            "static int8 needs calibration data: give the recipe a calibration set, or compile with -r recipe.toml"
-        )
-    return recovered(model, recipe, data, target)
+    passes = PASSES_OF[precision](model, recipe, costs.target)
+    return quicker(model, passes, recipe, costs) if precision == "int8" else passes
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
     "fp16": lambda model, recipe, _target: [fp16(model, recipe)],
     "bf16": lambda model, recipe, _target: [bf16(model, recipe)],
     "int8": lambda model, recipe, target: agreeing(
-        model, [*recurrent(model, target, recipe.int8), *_int8(model, recipe, target)], recipe, target
+        model, [*recurrent(model, target, recipe.int8), *int8(model, recipe, target)], recipe, target
     ),
 }
 

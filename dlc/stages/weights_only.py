@@ -2,7 +2,8 @@
 
 Candidates are rounding to nearest with and without zero points, HQQ, and GPTQ as far as its moments fit the memory; the
 one whose real kernels agree best with FP32 on calibration data is kept. Without data it is rounding to nearest without
-zero points: anything else would be a guess for this model.
+zero points: anything else would be a guess for this model. What products may do to activations is then decided on
+seeded inputs, and said to be.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from dlc.passes.weighted import weights_of
 from dlc.quantization import METHODS, Int4, Int8, Method
 from dlc.recipe import Dataset, Precision, Recipe
 from dlc.stages.excluding import excluded
+from dlc.stages.halves import looked_at
 from dlc.stages.recovering import applied, closest, sqnr_db
 from dlc.stages.widening import widened
+from dlc.target import Target
 
 CLOSE_ENOUGH = 30.0
 """dB at which the error of the outputs has a thousandth of their energy: whatever rounds activations may do so."""
@@ -31,6 +34,7 @@ DOUBLED = 3.0
 """dB that double the noise. Int8 activations may at most add as much as the weights' rounding did; tables take 8 bits
 where 4 of them make more noise than all other weights.
 """
+SEEDED = "decided on seeded inputs, which may be unlike real ones: the recipe has no calibration data"
 LOOK = 2
 """Batches that decide what activations may lose; products with FP32 activations may be hundreds of times as slow."""
 ROUNDS = 3
@@ -56,12 +60,14 @@ def weights_only(model: ir.Model, bits: int, recipe: Recipe, costs: Costs) -> Qu
     if data is None:
         kept = forms[0]
     else:
-        kept = closest(model, forms, data, threads=threads)
+        kept = closest(model, forms, data, threads=threads, provider=costs.target.provider)
         if bits == 4:
-            kept = widened(model, _with_tables(model, kept, data, threads), data, threads)
+            kept = widened(model, _with_tables(model, kept, data, costs.target), data, threads)
     if stated.accuracy_level is not None:
         return replace(kept, accuracy_level=stated.accuracy_level)
-    return kept if data is None else replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
+    if data is not None:
+        return replace(kept, accuracy_level=_accuracy_level(model, kept, data, costs))
+    return _on_seeded_inputs(model, kept, recipe, costs)
 
 
 def _forms(
@@ -92,12 +98,19 @@ def _forms(
     ]  # fmt: skip
 
 
-def _with_tables(model: ir.Model, kept: QuantizeWeights, data: Dataset, threads: int) -> QuantizeWeights:
+def _with_tables(model: ir.Model, kept: QuantizeWeights, data: Dataset, target: Target) -> QuantizeWeights:
     """Give tables 8 bits where that halves the noise of the outputs, unless their bits are stated."""
     if kept.table_bits is not None or not any(n.op_type == "Gather" and weights_of(n) for n in model.graph):
         return kept
     wide = replace(kept, table_bits=8)
-    return wide if sqnr_db(model, wide, data, threads) > sqnr_db(model, kept, data, threads) + DOUBLED else kept
+    after, before = (sqnr_db(model, each, data, target.threads, target.provider) for each in (wide, kept))
+    return wide if after > before + DOUBLED else kept
+
+
+def _on_seeded_inputs(model: ir.Model, form: QuantizeWeights, recipe: Recipe, costs: Costs) -> QuantizeWeights:
+    seeded = Dataset("seeded inputs", lambda: looked_at(model, recipe))
+    level = _accuracy_level(model, form, seeded, costs)
+    return replace(form, accuracy_level=level, notes=(*form.notes, f"accuracy_level={level}: {SEEDED}"))
 
 
 def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs: Costs) -> int:
@@ -107,9 +120,9 @@ def _accuracy_level(model: ir.Model, form: QuantizeWeights, data: Dataset, costs
     before, after = applied(model, exact), applied(model, rounded)
     if not any(node.op_type == "MatMulNBits" for node in after.graph):
         return form.accuracy_level
-    threads = costs.target.threads
-    noise = sqnr_db(model, rounded, few, threads)
-    if noise < CLOSE_ENOUGH and noise < sqnr_db(model, exact, few, threads) - DOUBLED:
+    where = costs.target.threads, costs.target.provider
+    noise = sqnr_db(model, rounded, few, *where)
+    if noise < CLOSE_ENOUGH and noise < sqnr_db(model, exact, few, *where) - DOUBLED:
         return exact.accuracy_level
     try:
         ratio = costs.whole(before, after, rounds=ROUNDS).ratio

@@ -25,7 +25,7 @@ from dlc.passes.quantize_static import QuantizeStatic
 from dlc.passes.weighted import label, weighted_nodes
 from dlc.recipe import Dataset, Recipe
 from dlc.runtimes.base import Runner
-from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.opened import opened
 from dlc.search import Measured, Mix
 from dlc.types import Bytes, Feeds, Outputs
 
@@ -60,7 +60,7 @@ class Workshop:
         """Run FP32 beside mixes that take batches in turns."""
         rng = np.random.default_rng(self.costs.seed)
         with ExitStack() as stack:
-            fp32, *mixed = (stack.enter_context(OrtCpuRunner(m, self.costs.config)) for m in (self.model, *changed))
+            fp32, *mixed = (stack.enter_context(opened(m, self.costs.config)) for m in (self.model, *changed))
             return kept(
                 fp32, InTurns(mixed[0].interface, mixed), dataset, self.recipe.metric, self.recipe.prediction, rng
             )

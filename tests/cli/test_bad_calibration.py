@@ -117,7 +117,7 @@ def test_labels_that_are_missing(cli: Cli, model: Path, data: Path, recipe: Path
 def test_a_quantized_model_given_again(cli: Cli, net: Callable[[str], str], tmp_path: Path) -> None:
     assert int8(cli, net("plain"))[0] in (0, 1, 5)
     (tmp_path / "build/net/int8/model.onnx").rename(tmp_path / "again.onnx")
-    for variant in ("int8", "int4"):
+    for variant in ("int8", "int4", "fp16", "bf16", "mixed"):
         ran = cli("compile", "again.onnx", "-r", "recipe.toml", "--variants", variant, "-o", "twice", "--overwrite")
         assert ran.code == 1, ran.err
         assert f"{variant}: not built: the model is quantized already (" in ran.out

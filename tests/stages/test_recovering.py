@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -13,12 +14,15 @@ from dlc.manifest import Agreement
 from dlc.passes.base import Pass, clone
 from dlc.passes.quantize_dynamic import QuantizeDynamic
 from dlc.passes.quantize_static import QuantizeStatic
-from dlc.recipe import Dataset, Recipe
+from dlc.recipe import Dataset, Gates, Recipe
+from dlc.runtimes import RUNTIMES
 from dlc.stages.calibrating import recovered
 from dlc.stages.recovering import Closeness, applied, closest, dynamic, rounded, sqnr_db
+from dlc.stages.variants import PASSES_OF
 from dlc.target import detect
 from dlc.types import Array
 from tests.passes.texts import annotated
+from tests.stages.elsewhere import PATH, Elsewhere
 
 RNG = np.random.default_rng(0)
 REDUCE = not detect().integer_dot
@@ -83,6 +87,28 @@ def test_the_form_with_the_smaller_loss_wins_wherever_it_stands(worse: int) -> N
     forms: list[list[Pass]] = [[], []]
     forms[worse] = [QuantizeDynamic(reduce_range=True)]
     assert closest(model, forms, data(16), threads=1) == []
+
+
+def test_closeness_is_that_of_the_target_s_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RUNTIMES, "cuda", PATH)
+    Elsewhere.sessions = 0
+    model, seen, plain = annotated(NORMED), data(16), QuantizeDynamic()
+    closest(model, [plain, replace(plain, reduce_range=True)], seen, threads=1)
+    assert Elsewhere.sessions == 0
+    closest(model, [plain, replace(plain, reduce_range=True)], seen, threads=1, provider="cuda")
+    assert Elsewhere.sessions == 4  # each form, and FP32 beside it
+
+
+@pytest.mark.parametrize(("body", "shape"), [(NORMED, (16,)), (CONVOLVED, (3, 8, 8))])
+def test_every_choice_of_int8_runs_there(body: str, shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibration looks at FP32 alone, on the CPU, and asks for no runtime by name."""
+    monkeypatch.setitem(RUNTIMES, "cuda", PATH)
+    monkeypatch.delitem(RUNTIMES, "cpu")
+    Elsewhere.sessions = 0
+    gates = Gates(agreement=0.5)
+    recipe = Recipe(name="r", source=Path("m.onnx"), calibration=data(*shape), gates=gates)
+    PASSES_OF["int8"](annotated(body), recipe, replace(detect(), provider="cuda"))
+    assert Elsewhere.sessions > 4
 
 
 def close(sqnr_db: float, *each: float) -> Closeness:

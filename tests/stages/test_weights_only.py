@@ -20,7 +20,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.stages.recovering import sqnr_db
 from dlc.stages.rewriting import rewrite
 from dlc.stages.variants import build
-from dlc.stages.weights_only import bits_of, weights_only
+from dlc.stages.weights_only import SEEDED, bits_of, weights_only
 from dlc.target import detect
 from dlc.types import Array, Feeds
 from tests.passes.weights import weighted
@@ -80,7 +80,8 @@ def test_the_model_is_left_as_it_was(model: ir.Model, costs: Costs) -> None:
 
 
 def test_without_data_weights_are_rounded_to_nearest(model: ir.Model, costs: Costs) -> None:
-    assert weights_only(model, 4, asking(None), costs) == QuantizeWeights(bits=4)
+    kept = weights_only(model, 4, asking(None), costs)
+    assert replace(kept, accuracy_level=4, notes=()) == QuantizeWeights(bits=4)
 
 
 def test_moments_that_do_not_fit_leave_gptq_out(model: ir.Model, costs: Costs) -> None:
@@ -138,6 +139,26 @@ def test_gptq_without_moments_is_refused(data: Dataset | None, says: str, model:
     recipe = replace(asking(data, max_ram=1000), int4=Int4(method="gptq"))
     with pytest.raises(Unsupported, match=says):
         weights_only(model, 4, recipe, costs)
+
+
+@pytest.mark.parametrize(("loud", "level"), [(False, 4), (True, 0)])
+def test_without_data_activations_are_judged_on_seeded_inputs(
+    loud: bool, level: int, model: ir.Model, costs: Costs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time is stated. One value in each block is 1000 times the others, and has no say in the second product."""
+    timed = Cost(before_ns=1.0, after_ns=0.5, ratio=Estimate(value=0.5, low=0.5, high=0.5))
+    monkeypatch.setattr(Costs, "whole", lambda *_, **__: timed)
+    if loud:
+        first, second = (model.graph.initializers[name] for name in "wv")
+        assert first.const_value is not None
+        assert second.const_value is not None
+        w, v = first.const_value.numpy().copy(), second.const_value.numpy().copy()
+        w[:, ::32] *= 1000
+        v[::32] = 0
+        first.const_value, second.const_value = ir.tensor(w, name="w"), ir.tensor(v, name="v")
+    kept = weights_only(model, 8, asking(None), costs)
+    assert kept.accuracy_level == level
+    assert kept.notes == (f"accuracy_level={level}: {SEEDED}",)
 
 
 def test_which_precisions_quantize_weights_alone() -> None:
