@@ -6,8 +6,8 @@ is, on the real kernels and one batch, with this group in 8 bits and the others 
 two and both halves are measured, again and again, all products being the first. What groups buy adds up as long as
 their errors know nothing of each other: those that buy most together, as far as there is room, are taken.
 
-The result is kept only if it is closer on all of the calibration data beyond doubt, and if the noise falls by twice the
-share of the weights that were widened, or more: of products drawn at random it falls by their share.
+The result is kept only if it is closer on all of the calibration data beyond doubt, and if the noise falls by more than
+``WORTH`` times the share of the weights that were widened: of products drawn at random it falls by their share.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ ROOM = 1 / 16
 LOOKS = 32
 """Groups that are measured, each by one run of a batch: sixteen cuts, of which eight isolate one of 256 products."""
 NARROW, WIDE = 4, 8
-WORTH = 2.0
-"""Share of the noise that widened products must take away, in shares of the weights that they have."""
+WORTH = 1.75
+"""Share of the noise that widened products must take away, in shares of the weights that they have.
+
+A judgement between two models: SmolLM2's perplexity needs what 8 bits bring (1.82), MiniLM's ranking does not (1.7).
+"""
 
 
 @dataclass(frozen=True, slots=True)
