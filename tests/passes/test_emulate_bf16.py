@@ -52,6 +52,23 @@ def test_golden() -> None:
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
 
 
+def test_an_excluded_node_keeps_its_weights_and_its_result() -> None:
+    model = weighted(LINEAR, {"w": normal(8, 4), "b": normal(4)})
+    assert [(s.node, s.reason) for s in sites(model, EmulateBf16(exclude=("node_h",)))] == [("node_h", "excluded")]
+    assert text(model) == expected("""
+        x_bf16 = Cast(x)
+        x_rounded = Cast(x_bf16)
+        b_fp32 = Cast(b_bf16)
+        h = MatMul(x_rounded, w)
+        s = Add(h, b_fp32)
+        s_bf16 = Cast(s)
+        s_rounded = Cast(s_bf16)
+        y = Relu(s_rounded)
+        w: [8,4]
+        b_bf16: [4]
+    """)
+
+
 def ties_and_all(rng: np.random.Generator, n: int) -> Array:
     """Finite floats of every exponent, a third of them exactly between two BF16 neighbours, and the special values."""
     bits = rng.integers(0, 1 << 32, n, dtype=np.uint64).astype(np.uint32)
