@@ -44,8 +44,8 @@ def fold(body: str) -> tuple[str, list[float], list[float]]:
     model = named(body)
     assert [(s.node, s.reason) for s in sites(model, FoldInputScale())] == [("node_s", None)]
     (node,) = model.graph
-    weight, bias = (constant(v) if v is not None else None for v in (*node.inputs[1:], None)[:2])
-    return text(model), *([] if a is None else a.reshape(-1).tolist() for a in (weight, bias))
+    weight, bias = ([] if (a := constant(v)) is None else a.reshape(-1).tolist() for v in (*node.inputs[1:], None)[:2])
+    return text(model), weight, bias
 
 
 def test_golden_scale() -> None:
