@@ -22,6 +22,7 @@ from dlc.passes.round_weights import Moments
 from dlc.passes.weighted import weights_of
 from dlc.quantization import METHODS, Int4, Int8, Method
 from dlc.recipe import Dataset, Precision, Recipe
+from dlc.runtimes.session import SessionConfig
 from dlc.stages.excluding import excluded
 from dlc.stages.halves import looked_at
 from dlc.stages.recovering import applied, closest, sqnr_db
@@ -62,7 +63,8 @@ def weights_only(model: ir.Model, bits: int, recipe: Recipe, costs: Costs) -> Qu
     else:
         kept = closest(model, forms, data, threads=threads, provider=costs.target.provider)
         if bits == 4:
-            kept = widened(model, _with_tables(model, kept, data, costs.target), data, threads)
+            config = SessionConfig(provider=costs.target.provider, intra_op_threads=threads)
+            kept = widened(model, _with_tables(model, kept, data, costs.target), data, config)
     if stated.accuracy_level is not None:
         return replace(kept, accuracy_level=stated.accuracy_level)
     if data is not None:

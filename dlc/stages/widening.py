@@ -25,7 +25,7 @@ from dlc.passes.base import weight_bytes
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.passes.weighted import label
 from dlc.recipe import Dataset
-from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.opened import opened
 from dlc.runtimes.session import SessionConfig
 from dlc.stages.recovering import applied, closeness
 from dlc.types import Bytes, Feeds, Outputs
@@ -51,7 +51,7 @@ class Group:
     cost: Bytes
 
 
-def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int) -> QuantizeWeights:
+def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, config: SessionConfig) -> QuantizeWeights:
     """Return the form with 8 bits for some products, if that is worth its bytes."""
     asked = replace(form, known={})
     narrow = applied(model, asked)
@@ -59,11 +59,11 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int)
     total = sum(costs.values())
     if all(cost > room for cost in costs.values()):
         return form
-    with OrtCpuRunner(model, SessionConfig(intra_op_threads=threads)) as fp32:
+    with opened(model, config) as fp32:
         [(feeds, stated)] = [(each, fp32.run(each)) for each in islice(iter(data.batches()), 1)]
 
     def left(wide: Sequence[str]) -> float:
-        return _noise(applied(model, replace(asked, wide=tuple(wide))), feeds, stated, threads)
+        return _noise(applied(model, replace(asked, wide=tuple(wide))), feeds, stated, config)
 
     all_narrow = left(())
 
@@ -74,7 +74,8 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, threads: int)
     if not chosen:
         return form
     wide = tuple(n for n in costs if n in chosen)
-    before, after = (closeness(model, each, data, threads) for each in (asked, replace(asked, wide=wide)))
+    threads, forms = config.intra_op_threads, (asked, replace(asked, wide=wide))
+    before, after = (closeness(model, each, data, threads, config.provider) for each in forms)
     gain = after.overall.sqnr_db - before.overall.sqnr_db
     if not after.beats(before) or 1 - 10 ** (-gain / 10) < WORTH * sum(costs[n] for n in chosen) / total:
         return form
@@ -130,9 +131,9 @@ def _bits(node: ir.Node) -> int:
     return node.attributes.get_int("bits", NARROW)
 
 
-def _noise(changed: ir.Model, feeds: Feeds, stated: Outputs, threads: int) -> float:
+def _noise(changed: ir.Model, feeds: Feeds, stated: Outputs, config: SessionConfig) -> float:
     """Return the energy of the error of the worst output, as a share of the energy of the output."""
     meter = AgreementMeter()
-    with OrtCpuRunner(changed, SessionConfig(intra_op_threads=threads)) as runner:
+    with opened(changed, config) as runner:
         meter.add(runner.run(feeds), stated, batch=1)
     return float(10 ** (-meter.result().sqnr_db / 10))

@@ -11,6 +11,7 @@ import pytest
 from dlc.passes.base import weight_bytes
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.recipe import Dataset
+from dlc.runtimes.session import SessionConfig
 from dlc.stages.recovering import applied, sqnr_db
 from dlc.stages.widening import ROOM, Group, affordable, groups, widened
 from dlc.types import Feeds
@@ -49,7 +50,7 @@ def chain(loud: float) -> ir.Model:
 
 def test_the_one_product_that_makes_the_noise_takes_8_bits_within_the_room() -> None:
     model, form = chain(loud=20.0), QuantizeWeights(accuracy_level=0)
-    wide = widened(model, form, DATA, 1)
+    wide = widened(model, form, DATA, SessionConfig())
     assert wide.wide == (f"node_p{LOUD}",)
     narrow, changed = applied(model, form), applied(model, wide)
     assert weight_bytes(narrow) < weight_bytes(changed) <= (1 + ROOM) * weight_bytes(narrow)
@@ -60,13 +61,13 @@ def test_the_one_product_that_makes_the_noise_takes_8_bits_within_the_room() -> 
 
 def test_noise_that_all_products_make_alike_is_not_worth_bytes() -> None:
     form = QuantizeWeights(accuracy_level=0)
-    assert widened(chain(loud=1.0), form, DATA, 1) == form
+    assert widened(chain(loud=1.0), form, DATA, SessionConfig()) == form
 
 
 def test_a_model_of_one_product_has_nothing_to_choose() -> None:
     body = "g (float[m, 64] x, float[64, 48] w) => (float[m, 48] y) { y = MatMul(x, w) }"
     one = weighted(body, {"w": np.random.default_rng(0).standard_normal((64, 48)).astype(np.float32)})
-    assert widened(one, QuantizeWeights(), DATA, 1) == QuantizeWeights()
+    assert widened(one, QuantizeWeights(), DATA, SessionConfig()) == QuantizeWeights()
 
 
 @pytest.mark.parametrize(("looks", "parts"), [(2, 2), (3, 2), (8, 5), (99, 8)])
