@@ -3,7 +3,8 @@
     python benchmarks/shared_heads.py [--rounds 60] [--lengths 8 128 1024]
 
 A layer of the size of SmolLM2-135M: 9 heads of queries, 3 of keys and values, 64 wide, with its four projections and
-without rotary embedding, of a fixed length, as dynamo exports it. Latency is interleaved; the base is the export.
+without rotary embedding, of a fixed batch and length, as dynamo exports it. Latency is interleaved; the base is the
+export.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dlc.export import export
 from dlc.harness.measure import interleaved
 from dlc.passes.base import clone
 from dlc.passes.fuse_attention import FuseAttention
-from dlc.recipe import Dim, Input, Recipe
+from dlc.recipe import Input, Recipe
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.target import detect
@@ -66,8 +67,8 @@ def compare(length: int, rounds: int) -> None:
     """Print the row of one sequence length."""
     torch.manual_seed(SEED)
     target, recipe = detect(), Recipe(
-        name="layer", source=lambda: Layer(length).eval(), inputs={"x": Input("float32", ("batch", length, WIDTH))},
-        outputs=("y",), dims={"batch": Dim(1, 8, 1)},
+        name="layer", source=lambda: Layer(length).eval(), inputs={"x": Input("float32", (1, length, WIDTH))},
+        outputs=("y",),
     )  # fmt: skip
     models = {"exported": export(recipe, opset=20, ir_version=target.ir_version, seed=SEED).model}
     for name, form in FORMS.items():

@@ -215,7 +215,7 @@ def full_rows(edit: Edit, mask: ir.Value, match: Match, queries: ir.Value) -> ir
     if shape[2] == heads.length:
         return mask
     one, sizes = edit.constant("one", np.ones(1, np.int64)), ir.Shape([*shape[:2], heads.length, shape[3]])
-    length = length_of(edit, queries, 2 if heads.split else 1)
+    length = _length(edit, queries, 2 if heads.split else 1)
     target = edit.node("Concat", [one, one, length[-1].outputs[0], one], "mask.shape", dtype=ir.DataType.INT64,
                        shape=[4], attributes={"axis": 0})  # fmt: skip
     rows = edit.node("Expand", [mask, target.outputs[0]], "mask.rows", dtype=mask.dtype, shape=sizes)
@@ -223,7 +223,7 @@ def full_rows(edit: Edit, mask: ir.Value, match: Match, queries: ir.Value) -> ir
     return rows.outputs[0]
 
 
-def length_of(edit: Edit, x: ir.Value, axis: int) -> list[ir.Node]:
+def _length(edit: Edit, x: ir.Value, axis: int) -> list[ir.Node]:
     """Compute one size of [b, s, hidden], or of split heads from opset 15 on, as a vector."""
     if edit.model.graph.opset_imports.get("", 1) >= SHAPE:
         return [edit.node("Shape", [x], "queries", dtype=ir.DataType.INT64, shape=[1],

@@ -18,9 +18,10 @@ straight from a split, as after a rotary embedding that stays written out, it re
 heads it is not tried on four axes. AVX512, optimisations off: a layer with 9 heads of queries and 3 of keys and values,
 64 wide, takes 0.45x / 0.53x / 0.73x / 0.84x at sequence length 8 / 64 / 256 / 1024, rotary embedding fused as well;
 0.60x / 0.63x / 0.82x / 0.86x on four axes.
-GroupQueryAttention of com.microsoft is the last form, for masks that are proven to be causal and nothing else, as a
-weight of the model can be (``dlc.passes.group_query``). It skips what is hidden: a layer of that size takes 0.95x /
-0.96x / 0.87x at sequence length 8 / 128 / 1024, with Attention 0.91x / 0.95x / 0.95x (benchmarks/shared_heads.py).
+GroupQueryAttention of com.microsoft is the last form, for a fixed batch and a mask that is proven to be causal and
+nothing else, as a weight of the model can be (``dlc.passes.group_query``). It skips what is hidden: a layer of that
+size takes 0.94x / 0.96x / 0.91x at sequence length 8 / 128 / 1024, with Attention 0.91x / 0.95x / 0.95x
+(benchmarks/shared_heads.py).
 
 Softmax of a row that is all minus infinity is NaN, and exporters may guard against it: ``where(isnan(p), 0, p)``. Where
 each row of the mask has a finite number no such row exists, and the guard does nothing, as long as the activations are
