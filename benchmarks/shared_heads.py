@@ -1,6 +1,6 @@
 """Causal attention whose queries share keys and values, in every form that dlc writes, one thread.
 
-    python benchmarks/shared_heads.py [--rounds 60] [--lengths 8 128 1024]
+    python -m benchmarks.shared_heads [--rounds 60] [--lengths 8 128 1024]
 
 A layer of the size of SmolLM2-135M: 9 heads of queries, 3 of keys and values, 64 wide, with its four projections and
 without rotary embedding, of a fixed batch and length, as dynamo exports it. Latency is interleaved; the base is the

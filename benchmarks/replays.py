@@ -1,4 +1,4 @@
-"""Replays the golden vectors of the zoo in every form: ``python -m benchmarks.packaging build [--forms onnx,web]``.
+"""Replays the golden vectors of the zoo in every form: ``python -m benchmarks.replays build [--forms onnx,web]``.
 
 ``build`` holds artifacts that ``dlc compile`` wrote. Prints a row for each model, variant, form and runtime: the
 largest error relative to the largest output, the same in steps of 8 bits, its share of the bound, load and run times,
