@@ -27,7 +27,7 @@ from typing import Any, Literal
 import msgspec
 
 from dlc.errors import RecipeError
-from dlc.recipe import INSTEAD, PRECISIONS, suggest
+from dlc.recipe import PRECISIONS, check_stated, suggest
 
 FILE = "dlc.toml"
 PYPROJECT = "pyproject.toml"
@@ -161,12 +161,10 @@ def _check(path: Path, name: str, model: ModelTable, document: Document) -> None
 
 
 def _consistent(path: Path, where: str, gates: GateTable) -> None:
-    for share, distance in INSTEAD.items():
-        if getattr(gates, share) is not None and getattr(gates, distance) is not None:
-            raise RecipeError(
-                f"{path}: {where}: {share} and {distance} contradict each other: both say how far the metric may fall, "
-                f"as a share and in its own unit; state one"
-            )
+    try:
+        check_stated(gates)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {where}: {error}") from error
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ wherever the data is read: a batch before it is used, what only the whole set ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import date
 
@@ -35,6 +36,10 @@ class Field(Record, frozen=True, kw_only=True):
         _check_bounds("an input", self.low, self.high)
         if not 0 <= self.max_missing <= 1:
             raise RecipeError(f"contract: max_missing={self.max_missing} is no share: write 0.01 for 1 %")
+        if self.missing is not None and math.isnan(self.missing):
+            raise RecipeError(
+                "contract: missing=nan: NaN is refused in all data; let a number stand for what is missing"
+            )
         if self.dtype is not None:
             try:
                 np.dtype(self.dtype)

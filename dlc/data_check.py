@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from dlc import data, drift
 from dlc.artifact import MANIFEST, MODEL, Artifact
-from dlc.contract import DataContract
+from dlc.contract import DataContract, kept
 from dlc.drift import Counter, Moved, Spread
 from dlc.errors import DataError, RecipeError, UserError
 from dlc.histogram import Histogram, extremes_of
@@ -81,16 +81,16 @@ def check(
 
 def _against_artifact(path: Path, new: str, psi: float | None, ks: float | None) -> Checked:
     Artifact.load(path)
-    kept = drift.read(path)
-    psi, ks = _limits(psi, kept.psi), _limits(ks, kept.ks)
-    model = ir.load(path / kept.variant / MODEL)
+    before = drift.read(path)
+    psi, ks = _limits(psi, before.psi), _limits(ks, before.ks)
+    model = ir.load(path / before.variant / MODEL)
     interface = Interface.of(model)
     given, ignored = _new_data(new, interface, None)
     examples = len(data.inspect(given, interface).hashes)
-    counters = {name: partial(_counter, each) for name, each in kept.values.items()}
+    counters = {name: partial(_counter, each) for name, each in before.values.items()}
     seen = observe(model, given.batches, counters)
-    rows = _rows(kept.values, {name: each.counts for name, [each] in seen.of.items()}, psi, ks)
-    return Checked((), 0, 0, kept.data, examples, psi, ks, rows, (*ignored, *_few(examples)))
+    rows = _rows(before.values, {name: each.counts for name, [each] in seen.of.items()}, psi, ks)
+    return Checked((), 0, 0, before.data, examples, psi, ks, rows, (*ignored, *_few(examples)))
 
 
 def _against_recipe(found: Checked, recipe: Recipe, new: str, psi: float | None, ks: float | None) -> Checked:
@@ -140,11 +140,19 @@ def _interface(recipe: Recipe, dataset: Dataset) -> Interface:
 
 
 def _new_data(new: str, interface: Interface, contract: DataContract | None) -> tuple[Dataset, list[str]]:
-    """Read an ``.npz`` file, of which what is no input is left out with a note; or the evaluation data of a recipe."""
+    """Read an ``.npz`` file, of which what is no input is left out with a note; or the evaluation data of a recipe.
+
+    ``contract``: of other data, of which the inputs of this must keep what it promises of a value.
+    """
+    promised = (
+        None if contract is None else msgspec.structs.replace(contract, sha256=None, min_examples=1, targets=None)
+    )
     if not new.endswith(".npz"):
         if (evaluation := load_recipe(new).evaluation) is None:
             raise RecipeError(f"--data {new}: this recipe has no evaluation data")
-        return evaluation, []
+        if promised is None:
+            return evaluation, []
+        return replace(evaluation, batches=kept(promised, evaluation.name, evaluation.batches)), []
     file = Path(new)
     arrays = read_arrays(file)
     inputs = {t.name for t in interface.inputs}
@@ -159,9 +167,6 @@ def _new_data(new: str, interface: Interface, contract: DataContract | None) -> 
         for start in range(0, len(next(iter(feeds.values()))), BATCH):
             yield {name: array[start : start + BATCH] for name, array in feeds.items()}
 
-    promised = (
-        None if contract is None else msgspec.structs.replace(contract, sha256=None, min_examples=1, targets=None)
-    )
     return Dataset(file.name, batches, contract=promised), sorted(ignored)
 
 

@@ -108,9 +108,13 @@ class SearchRecord(Record, frozen=True, kw_only=True):
 
 
 class Agreement(Record, frozen=True, kw_only=True):
-    """Closeness to the reference's outputs, without labels. ``argmax``: share of equal rows, null without classes."""
+    """Closeness to the reference's outputs, without labels. ``argmax``: share of equal rows, null without classes.
+
+    ``kl``: mean Kullback-Leibler divergence in nats of a row's softmax from the reference's, null without classes too.
+    """
 
     argmax: float | None
+    kl: float | None = None
     cosine: float
     sqnr_db: float
     examples: int

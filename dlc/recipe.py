@@ -107,6 +107,16 @@ INSTEAD = {"retention": "max_drop", "slice_retention": "slice_drop"}
 """Gates on a share, and the gate on a distance that takes the place of each."""
 
 
+def check_stated(gates: object) -> None:
+    """Refuse a share and its distance in one table of gates, in which None is what is not stated."""
+    for share, distance in INSTEAD.items():
+        if getattr(gates, share) is not None and getattr(gates, distance) is not None:
+            raise RecipeError(
+                f"{share} and {distance} contradict each other: both say how far the metric may fall, as a share and "
+                f"in its own unit; state one"
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class Gates:
     """What a variant must hold to pass.

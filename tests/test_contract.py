@@ -130,6 +130,7 @@ def test_contracts_that_are_none(given: Mapping[str, Any], said: str) -> None:
     [
         (Field, {"low": 1.0, "high": 0.0}, "leave no value"),
         (Field, {"max_missing": 2.0}, "max_missing=2.0 is no share"),
+        (Field, {"missing": float("nan")}, "missing=nan: NaN is refused in all data"),
         (Field, {"dtype": "floaty"}, "'floaty' is none of numpy's"),
         (Labels, {"low": 1.0, "high": 0.0}, "the bounds of the targets"),
         (Labels, {"classes": (0,), "least_share": 0.9, "most_share": 0.1}, "in order"),

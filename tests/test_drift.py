@@ -227,6 +227,12 @@ def test_new_data_keeps_the_contract_of_the_old(cli: Cli, model: Path, recipe: P
     ran = cli("data", "check", model, "-r", recipe, "--data", "new.npz")
     assert ran.code == 2
     assert "data set 'new.npz', batch 0 breaks contract c/1" in ran.err
+    Path("new.toml").write_text(f'source = "{model.name}"\n[evaluation]\nfile = "new.npz"\n')
+    ran = cli("data", "check", model, "-r", recipe, "--data", "new.toml")
+    assert ran.code == 2
+    assert "data set 'new', batch 0 breaks contract c/1" in ran.err
+    np.savez("new.npz", x=x)
+    assert cli("data", "check", model, "-r", recipe, "--data", "new.toml").code == 0
 
 
 def test_an_example_in_both_sets_fails(cli: Cli, model: Path, recipe: Path, data: Path) -> None:

@@ -12,6 +12,8 @@ from dlc.types import Array, Floats, Outputs
 
 SQNR_MAX = 20 * math.log10(2**24)
 """dB at which FP32 itself rounds, 144.5: outputs that are equal, or closer than that, count as this."""
+HIDDEN = -1e300
+"""Score of a class without a chance, finite so that no difference of two is NaN."""
 
 
 @dataclass
@@ -35,7 +37,8 @@ class _Sums:
 class AgreementMeter:
     """Streaming agreement. With several outputs, cosine and SQNR are those of the output that fares worst.
 
-    ``classes``: the first output, [n, classes], holds scores; equal choices are counted.
+    ``classes``: the first output, [n, classes], holds scores; equal choices are counted, and the divergence of what
+    softmax makes of the scores is summed.
     """
 
     classes: bool = False
@@ -43,6 +46,7 @@ class AgreementMeter:
     batches: int = 0
     _equal: int = 0
     _scored: int = 0
+    _divergence: float = 0.0
     _sums: dict[str, _Sums] = field(default_factory=dict)
     _worst: list[Floats] = field(default_factory=list)
 
@@ -56,6 +60,7 @@ class AgreementMeter:
             if self.classes and index == 0 and b.ndim == 2 and b.shape[1] > 1:
                 self._scored += len(b)
                 self._equal += int((a.argmax(axis=1) == b.argmax(axis=1)).sum())
+                self._divergence += float(_divergence(a, b).sum())
             worst = np.minimum(worst, self._add_one(self._sums.setdefault(name, _Sums()), a, b, batch))
         self._worst.append(worst)
 
@@ -64,6 +69,7 @@ class AgreementMeter:
         sums = self._sums.values()
         return Agreement(
             argmax=self._equal / self._scored if self._scored else None,
+            kl=self._divergence / self._scored if self._scored else None,
             cosine=min((s.cosine / s.rows for s in sums if s.rows), default=1.0),
             sqnr_db=min((s.sqnr_db for s in sums), default=SQNR_MAX),
             examples=self.examples,
@@ -85,6 +91,20 @@ class AgreementMeter:
         sums.signal += float(signal.sum())
         sums.noise += float(noise.sum())
         return _sqnr_db(signal, noise)
+
+
+def _divergence(a: Array, b: Array) -> Floats:
+    """Kullback-Leibler divergence in nats of softmax(a) from softmax(b), both [n, classes], of each row.
+
+    A class whose score is not finite on either side, one that a mask hides, say, is left out of both.
+    """
+    from scipy.special import log_softmax
+
+    x, y = (v.astype(np.float64) for v in (a, b))
+    both = np.isfinite(x) & np.isfinite(y)
+    log_q, log_p = (log_softmax(np.where(both, v, HIDDEN), axis=1) for v in (x, y))
+    found: Floats = np.maximum((np.exp(log_p) * (log_p - log_q)).sum(axis=1), 0.0)  # never negative, but it rounds
+    return found
 
 
 def _sqnr_db(signal: Floats, noise: Floats) -> Floats:

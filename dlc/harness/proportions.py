@@ -54,10 +54,13 @@ def pairs(reference: Floats, candidate: Floats) -> Pairs | None:
 
 def scale(statistic: Callable[[Floats], float], *rows: Floats) -> float | None:
     """Return s if the statistic is s times the mean of hits (100 for a percentage), else None."""
-    factor = float(statistic(np.ones((1, 1))))
-    # The mean of n numbers, and one product, each round once: 2 eps; 4 leaves room for another order of the sum.
-    bound = 4 * np.finfo(np.float64).eps * abs(factor)
-    linear = all(abs(float(statistic(r)) - factor * float(r.mean())) <= bound for r in (np.zeros((1, 1)), *rows))
+    try:
+        factor = float(statistic(np.ones((1, 1))))
+        # The mean of n numbers, and one product, each round once: 2 eps; 4 leaves room for another order of the sum.
+        bound = 4 * np.finfo(np.float64).eps * abs(factor)
+        linear = all(abs(float(statistic(r)) - factor * float(r.mean())) <= bound for r in (np.zeros((1, 1)), *rows))
+    except Exception:  # noqa: BLE001 - a user's statistic may need more than the one row made up here
+        return None
     return factor if linear and factor > 0 else None
 
 

@@ -69,8 +69,8 @@ def _environment() -> Any:
     )  # fmt: skip
     helpers: tuple[Callable[..., Any], ...] = (
         numbers.size, numbers.percent, numbers.percents, numbers.ratio, numbers.metric, numbers.milliseconds,
-        numbers.decibels, numbers.cosine, numbers.shorten, table.agreement_cell, table.latency_cell, table.metric_cell,
-        table.memory_cell, table.size_cell,
+        numbers.decibels, numbers.nats, numbers.cosine, numbers.shorten, table.agreement_cell, table.latency_cell,
+        table.metric_cell, table.memory_cell, table.size_cell,
     )  # fmt: skip
     environment.filters |= {f.__name__: f for f in helpers}
     return environment

@@ -66,6 +66,11 @@ def decibels(value: float) -> str:
     return f"{value:.1f} dB" if math.isfinite(value) else "exact"
 
 
+def nats(value: float) -> str:
+    """Write a divergence with two digits: ``0.0031 nats``, ``2.4e-06 nats``."""
+    return f"{value:.2g} nats"
+
+
 def significant(value: float, digits: int) -> str:
     """Write a number with so many significant digits, never with an exponent: ``35.20``, ``1024``."""
     if value == 0 or not math.isfinite(value):

@@ -38,7 +38,7 @@ from dlc.errors import DataError, RecipeError
 from dlc.passes.naming import resolve
 from dlc.passes.user_rewrite import adopt
 from dlc.quantization import OPTIONS, Bf16, Form, Fp16, Int4, Int8
-from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, suggest
+from dlc.recipe import Dataset, Dim, Gates, Input, Precision, Recipe, check_stated, suggest
 from dlc.sources.mixing_options import Stated, applied
 from dlc.sources.user_code import look_up
 from dlc.types import Array, Feeds
@@ -71,13 +71,13 @@ class _Data(_Strict, frozen=True, kw_only=True):
 
 
 class _Gates(_Strict, frozen=True, kw_only=True):
-    retention: float = Gates().retention
+    retention: float | None = None
     cosine: float = Gates().cosine
     max_drop: float | None = None
     agreement: float | None = None
     max_latency_ratio: float | None = None
     max_size_ratio: float | None = None
-    slice_retention: float = Gates().slice_retention
+    slice_retention: float | None = None
     slice_drop: float | None = None
 
 
@@ -170,7 +170,9 @@ def _judging(document: Document, path: Path) -> dict[str, Any]:
     if document.metric is not None:
         given["metric"] = _metric(document.metric, path)
     if document.gates is not None:
-        given["gates"] = Gates(**msgspec.structs.asdict(document.gates))
+        check_stated(document.gates)
+        stated = {name: gate for name, gate in msgspec.structs.asdict(document.gates).items() if gate is not None}
+        given["gates"] = Gates(**stated)
     for role in ("calibration", "evaluation"):
         if (data := getattr(document, role)) is not None:
             given[role] = _dataset(data, path)

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
+from scipy.stats import entropy
 
 from dlc.harness.agreement import SQNR_MAX, AgreementMeter
 from dlc.manifest import Agreement
@@ -31,6 +33,26 @@ def test_the_definitions(rng: np.random.Generator) -> None:
     assert result.examples == 20
 
 
+def test_divergence_is_scipys(rng: np.random.Generator) -> None:
+    b = 3 * rng.standard_normal((20, 6))
+    a = b + 0.1 * rng.standard_normal((20, 6))
+    wanted = float(np.mean(entropy(softmax(b, axis=1), softmax(a, axis=1), axis=1)))
+    # each logarithm errs by a few eps of up to 20 nats; weighted by probabilities, their sum by no more
+    assert agreement((a, b)).kl == pytest.approx(wanted, rel=0, abs=4 * 20 * 2.3e-16)
+    assert agreement((a[:7], b[:7]), (a[7:], b[7:])).kl == pytest.approx(wanted, rel=0, abs=4 * 20 * 2.3e-16)
+    swapped = agreement((b, a)).kl
+    assert swapped is not None
+    assert abs(swapped - wanted) > 1e-5  # of the candidate from the reference, not the other way round
+
+
+def test_divergence_of_extreme_scores_is_finite() -> None:
+    """Where exp(-1000) is 0 the logarithm still is -1000; a class that a mask hides has no share in it."""
+    assert agreement((np.array([[1000.0, 0.0]]), np.array([[0.0, 1000.0]]))).kl == 1000.0
+    masked, open_ = np.array([[1.0, 2.0, -np.inf]]), np.array([[2.0, 1.0, 5.0]])
+    assert agreement((masked, open_)).kl == agreement((masked[:, :2], open_[:, :2])).kl
+    assert agreement((np.full((1, 3), np.nan), open_)).kl == 0.0
+
+
 @settings(derandomize=True, deadline=None)
 @given(cut=st.integers(1, 19), seed=st.integers(0, 9))
 def test_batching_does_not_matter(cut: int, seed: int) -> None:
@@ -47,7 +69,7 @@ def test_batching_does_not_matter(cut: int, seed: int) -> None:
 def test_equal_outputs_are_finite_in_json() -> None:
     b = np.ones((2, 3), np.float32)
     result = agreement((b, b))
-    assert (result.cosine, result.sqnr_db, result.argmax) == (1.0, SQNR_MAX, 1.0)
+    assert (result.cosine, result.sqnr_db, result.argmax, result.kl) == (1.0, SQNR_MAX, 1.0, 0.0)
     assert msgspec.json.decode(msgspec.json.encode(result), type=Agreement) == result
 
 
@@ -86,7 +108,7 @@ def test_embeddings_have_no_classes(rng: np.random.Generator) -> None:
     vectors = rng.normal(size=(4, 8))
     meter = AgreementMeter()
     meter.add({"y": vectors}, {"y": vectors}, batch=4)
-    assert meter.result().argmax is None
+    assert (meter.result().argmax, meter.result().kl) == (None, None)
 
 
 def test_nothing_agrees_with_nothing() -> None:

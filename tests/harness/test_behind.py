@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from dlc.harness import statistics
 from dlc.harness.accuracy import METRICS
 from dlc.harness.behind import apart, behind
 from dlc.types import Floats
@@ -43,6 +46,22 @@ def test_any_other_metric_is_resampled(rng: np.random.Generator) -> None:
     # (1.645 + 1.645) standard errors, of which the interval has 2 x 1.96
     assert found.unseen == pytest.approx((found.drop.high - found.drop.low) * 3.29 / 3.92, rel=0.01)
     assert found.least == 0
+
+
+def test_a_statistic_that_fails_on_one_row_is_resampled(rng: np.random.Generator) -> None:
+    """No example that is measured stands alone, so that a statistic may ask for two."""
+
+    def mean_of_two_or_more(rows: Floats) -> float:
+        if len(rows) < 2:
+            raise ValueError("one row is no sample")
+        return float(rows.mean())
+
+    found = behind(hits(50), hits(70), replace(TOP1, statistic=mean_of_two_or_more), rng)
+    assert found.counts is None
+    assert found.drop.value == pytest.approx(0.02)
+    assert found.drop.low < 0.02 < found.drop.high
+    paired = statistics.paired(hits(50), hits(70), mean_of_two_or_more, rng=rng)
+    assert paired.drop.value == pytest.approx(0.02)
 
 
 def test_an_error_is_behind_where_it_grew(rng: np.random.Generator) -> None:

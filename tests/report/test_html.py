@@ -117,6 +117,18 @@ def test_the_page_says_which_way_the_metric_is_better(page: Page) -> None:
     assert "higher is better" not in text
 
 
+def test_the_divergence_is_shown_where_it_was_measured(page: Page) -> None:
+    assert "KL divergence" not in page.text
+    measured = tuple(
+        v
+        if v.agreement is None
+        else msgspec.structs.replace(v, agreement=msgspec.structs.replace(v.agreement, kl=3e-3))
+        for v in LABELLED.variants
+    )
+    text = Page(render_html(msgspec.structs.replace(LABELLED, variants=measured), PLANS)).text
+    assert "KL divergence 0.003 nats." in " ".join(text.split())
+
+
 def test_names_from_a_model_stay_text(page: Page) -> None:
     assert page.tags["script"] == 0
     assert HOSTILE.replace("\x07", "\ufffd") in page.text

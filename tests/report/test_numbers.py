@@ -37,6 +37,10 @@ def test_a_cosine_below_one_is_never_written_as_one() -> None:
     assert numbers.cosine(1 - 3.1e-7) == "1 - 3.1e-07"
 
 
+def test_divergence_keeps_two_digits() -> None:
+    assert [numbers.nats(each) for each in (0.0, 2.4e-6, 0.00312)] == ["0 nats", "2.4e-06 nats", "0.0031 nats"]
+
+
 def test_long_names_keep_both_ends() -> None:
     name = "/model/" + "x" * 200 + "/output"
     short = numbers.shorten(name)

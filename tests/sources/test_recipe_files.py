@@ -256,6 +256,12 @@ def test_toml(data: Path) -> None:
         ("calibration =", "calibation =", "unknown key 'calibation'; did you mean 'calibration'?"),
         ("typical =", "typicle =", "unknown key 'typicle' in dims; did you mean 'typical'?"),
         ("retention =", "retension =", "unknown key 'retension' in gates; did you mean 'retention'?"),
+        ("gates = { ", "gates = { max_drop = 0.3, ", "retention and max_drop contradict each other"),
+        (
+            "gates = { ",
+            "gates = { slice_retention = 0.9, slice_drop = 0.3, ",
+            "slice_retention and slice_drop contradict each other",
+        ),
         ("dtype =", "type =", "unknown key 'type' in inputs"),
         ('metric = "top1"', 'metric = "topp1"', "unknown metric 'topp1'; did you mean 'top1'?"),
         ('"fp32"', '"fp31"', "Invalid enum value 'fp31'"),
@@ -272,6 +278,11 @@ def test_toml(data: Path) -> None:
 )
 def test_toml_that_is_wrong(data: Path, old: str, new: str, message: str) -> None:
     assert message in why(write(data, "r.toml", TOML.replace(old, new)))
+
+
+def test_a_distance_alone_contradicts_no_default(data: Path) -> None:
+    recipe = load_recipe(write(data, "r.toml", TOML.replace("retention = 0.98", "max_drop = 0.3, slice_drop = 1.0")))
+    assert recipe.gates == Gates(max_drop=0.3, slice_drop=1.0, max_size_ratio=0.5)
 
 
 @pytest.mark.parametrize(
