@@ -27,6 +27,19 @@ recorded; beyond it the machine is another or otherwise busy, and a ratio may ha
 
 
 @dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast one model was. ``logs``: of its time against the reference's, one a sitting; ``again``: A against A.
+
+    ``beside``: how it compares with the reference, in words.
+    """
+
+    what: str
+    logs: tuple[float, ...]
+    again: tuple[float, ...]
+    beside: str
+
+
+@dataclass(frozen=True, slots=True)
 class Costs:
     """All gates on costs of one run. ``same``: the baseline was measured in the same sittings."""
 
@@ -81,29 +94,26 @@ class Costs:
                 variant=variant.precision, gate=gate, status=None,
                 reason=f"{unlike}, where times say nothing of these; record a baseline on this kind of machine",
             ))  # fmt: skip
-        floor = max(sittings.spread(self.now.again), sittings.spread(before.again))
-        if self.limits.objective == "throughput":
-            now, then = ([-x for x in v.timing.throughput] for v in (variant, earlier))
-            what = "time per example"
-        else:
-            now, then, what = list(variant.timing.logs), list(earlier.timing.logs), "latency"
-        if not now or not then:
+        pace = _throughput if self.limits.objective == "throughput" else _latency
+        now, then = pace(self.now, variant), pace(before, earlier)
+        if not (now.logs and now.again and then.logs and then.again):
             return Decided(Line(
                 variant=variant.precision, gate=gate, status="inconclusive",
-                reason="the baseline holds no throughput: write it anew with --update-baseline",
+                reason="the baseline holds no throughput, or none of A against A: write it anew with --update-baseline",
             ))  # fmt: skip
-        moved = shift(now, then, same=self.same, floor=floor)
-        return self._judged(variant, gate, moved, floor, before, what)
+        floor = max(sittings.spread(now.again), sittings.spread(then.again))
+        moved = shift(now.logs, then.logs, same=self.same, floor=floor)
+        return self._judged(variant, gate, moved, floor, before, now)
 
     def _judged(
-        self, variant: VariantSeen, gate: str, moved: Shift, floor: float, before: Observation, what: str
+        self, variant: VariantSeen, gate: str, moved: Shift, floor: float, before: Observation, pace: Pace
     ) -> Decided:
         limit, factor = self.limits.max_slowdown, moved.factor
         clear = limit * math.exp(FLOORS * floor)
         status: Status = "pass" if factor.high <= limit else "fail" if factor.value > clear else "inconclusive"
         text = (
-            f"{what} {numbers.ratio(factor)} of the baseline's, at most {limit:g}× "
-            f"({numbers.ratio(variant.timing.ratio)} of fp32; A against A ±{100 * floor:.1f} %)"
+            f"{pace.what} {numbers.ratio(factor)} of the baseline's, at most {limit:g}× "
+            f"({pace.beside} of fp32; A against A ±{100 * floor:.1f} %)"
         )
         if status == "fail" and (why := self._unfit(variant, before)) is not None:
             status, text = "inconclusive", f"{text}; {why}"
@@ -167,6 +177,20 @@ class Costs:
             variant=variant.precision, gate=gate, status="pass" if factor <= limit else "fail", value=factor,
             limit=limit, reason=reason,
         )  # fmt: skip
+
+
+def _latency(seen: Observation, variant: VariantSeen) -> Pace:
+    return Pace("latency", variant.timing.logs, seen.again, numbers.ratio(variant.timing.ratio))
+
+
+def _throughput(seen: Observation, variant: VariantSeen) -> Pace:
+    """Its noise floor is its own: windows by the wall clock are less steady than calls in CPU time."""
+    rates, beside = variant.timing.throughput, ""
+    if rates:
+        calls = f"{seen.concurrency} call{'s' if seen.concurrency > 1 else ''} at once"
+        rate = numbers.significant(variant.timing.per_second or 0.0, 4)
+        beside = f"{rate} examples/s at {_dims(seen)}, {calls}; {numbers.ratio(sittings.ratio(rates))}"
+    return Pace("time per example", tuple(-x for x in rates), seen.again_throughput, beside)
 
 
 def _dims(seen: Observation) -> str:

@@ -63,6 +63,7 @@ def pool(first: Observation, second: Observation) -> Observation:
         variants.append(msgspec.structs.replace(one, timing=timing))
     return msgspec.structs.replace(
         first, again=(*first.again, *second.again), away=max(first.away, second.away),
+        again_throughput=(*first.again_throughput, *second.again_throughput),
         reference_ms=(first.reference_ms + second.reference_ms) / 2, variants=tuple(variants),
     )  # fmt: skip
 

@@ -63,7 +63,8 @@ def retimed(
     timed = time(everyone, interface, how, progress)
     return [
         msgspec.structs.replace(
-            seen, again=timed.again, away=timed.away, reference_ms=timed.reference_ms,
+            seen, again=timed.again, again_throughput=timed.again_throughput, away=timed.away,
+            reference_ms=timed.reference_ms,
             variants=tuple(
                 msgspec.structs.replace(v, timing=timed.timing(s.name, Rss(0, 0, v.timing.load_ms, v.timing.first_ms)))
                 for s, v in zip(each, seen.variants, strict=True)
@@ -145,6 +146,7 @@ def _observation(
         reference=REFERENCE,
         reference_ms=timed.reference_ms,
         again=timed.again,
+        again_throughput=timed.again_throughput,
         away=timed.away,
         stated=stated.accuracy.value if stated.accuracy else None,
         stated_data=data.get("evaluation"),

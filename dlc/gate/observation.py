@@ -147,11 +147,12 @@ class DataSeen(Record, frozen=True, kw_only=True, omit_defaults=True):
     slicings: tuple[Slicing, ...] = ()
 
 
-class Observation(Record, frozen=True, kw_only=True):
+class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     """One artifact, measured. ``reference``: the variant that ratios are against.
 
     ``versions`` are those here, ``compiled_with`` the compiler's.
-    ``again``: log of the reference's latency against a second session of itself, one a sitting.
+    ``again``: log of the reference's latency against a second session of itself, one a sitting;
+    ``again_throughput``: the same of examples per second, where that is the objective.
     ``away``: share of the time in which the system ran something else on the CPU, of models of one thread.
     ``stated``: what the manifest says of the reference: its accuracy, and its latency as a ratio to stock ONNX Runtime.
     """
@@ -179,6 +180,7 @@ class Observation(Record, frozen=True, kw_only=True):
     stock_ratio: float | None
     fusions: tuple[ExpectationRecord, ...]
     variants: tuple[VariantSeen, ...]
+    again_throughput: tuple[float, ...] = ()
 
     def variant(self, precision: str) -> VariantSeen | None:
         """Return one variant, None where there is none."""

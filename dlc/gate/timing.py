@@ -51,6 +51,11 @@ class Timed:
         return tuple(s.log_ratio(AGAIN, self.reference) for s in self.sittings)
 
     @property
+    def again_throughput(self) -> tuple[float, ...]:
+        """The same of examples per second: wall clock over short windows, and noisier; () where none were counted."""
+        return self._throughput(AGAIN)
+
+    @property
     def away(self) -> float:
         """Share of the time in which the system ran something else; 0 where models use several threads."""
         return float(np.median([s.away for s in self.sittings]))
@@ -63,19 +68,22 @@ class Timed:
     def timing(self, name: str, start: Rss) -> Timing:
         """Put on record how one model did."""
         logs = tuple(s.log_ratio(name, self.reference) for s in self.sittings)
-        rates = [s.per_second.get(name, 0.0) for s in self.sittings]
-        base = [s.per_second.get(self.reference, 0.0) for s in self.sittings]
-        counted = min([*rates, *base]) > 0
-        calls = self.calls[name]
+        throughput, calls = self._throughput(name), self.calls[name]
         return Timing(
             logs=logs, ratio=sittings.ratio(logs), calls=len(calls),
             p50_ms=float(np.median(calls)), p90_ms=sittings.percentile(calls, 90),
             p99_ms=sittings.percentile(calls, 99), load_ms=start.load_ms, first_ms=start.first_ms,
             warm_up=max(s.samples[name].warm_up for s in self.sittings),
             settled=sum(s.samples[name].settled for s in self.sittings),
-            throughput=tuple(float(np.log(a / b)) for a, b in zip(rates, base, strict=True)) if counted else (),
-            per_second=float(np.median(rates)) if counted else None,
+            throughput=throughput,
+            per_second=float(np.median([s.per_second[name] for s in self.sittings])) if throughput else None,
         )  # fmt: skip
+
+    def _throughput(self, name: str) -> tuple[float, ...]:
+        """Log of a model's examples per second against the reference's, of each sitting."""
+        rates, base = ([s.per_second.get(n, 0.0) for s in self.sittings] for n in (name, self.reference))
+        counted = min([*rates, *base]) > 0
+        return tuple(float(np.log(a / b)) for a, b in zip(rates, base, strict=True)) if counted else ()
 
 
 def time(everyone: Sequence[Judged], interface: Interface, how: How, progress: Progress) -> Timed:

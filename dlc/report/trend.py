@@ -6,12 +6,16 @@ from collections.abc import Callable, Mapping, Sequence
 from xml.etree import ElementTree as ET
 
 from dlc.gate.history import Entry, Point
-from dlc.manifest import Estimate
+from dlc.manifest import Estimate, Status
 from dlc.report.svg import Picture, Scale, tick_label
 
 WIDTH, PANEL, TOP, LEFT, RIGHT, BOTTOM = 760.0, 118.0, 34.0, 84.0, 110.0, 46.0
 SHOWN = 60
 """Latest runs that are drawn."""
+MARKS: Mapping[Status, tuple[str, str, str]] = {
+    "fail": ("✕", "a gate failed", "failed"), "inconclusive": ("?", "a gate was inconclusive", "open"),
+}  # fmt: skip
+"""Sign below a run that did not pass, what it says, and the class of its text."""
 STYLE = """
 svg { --page: #fff; --ink: #1b2027; --muted: #5a6470; --line: #dde2e8; --fail: #a82a00;
   --s0: #0072b2; --s1: #d55e00; --s2: #009e73; --s3: #cc79a7; --s4: #e69f00; --s5: #56b4e9; background: var(--page); }
@@ -19,6 +23,7 @@ svg { --page: #fff; --ink: #1b2027; --muted: #5a6470; --line: #dde2e8; --fail: #
   --fail: #ffa584; --s0: #4ea9e3; --s1: #f28a4d; --s2: #2fc496; --s3: #e0a3c6; --s4: #f2b83f; --s5: #93d3f7; } }
 text { font: 12px system-ui, "Liberation Sans", Arial, sans-serif; fill: var(--ink); }
 .tick, .axis { fill: var(--muted); } .label { font-weight: 600; } .failed { fill: var(--fail); font-weight: 700; }
+.open { fill: var(--muted); font-weight: 700; }
 path { fill: none; } .grid { stroke: var(--line); }
 .s0 { --c: var(--s0); } .s1 { --c: var(--s1); } .s2 { --c: var(--s2); }
 .s3 { --c: var(--s3); } .s4 { --c: var(--s4); } .s5 { --c: var(--s5); }
@@ -31,8 +36,12 @@ Value = Callable[[Point], Estimate | None]
 
 
 def trend(entries: Sequence[Entry]) -> str:
-    """Draw the latest runs, oldest left; a run whose gate failed is crossed below the axis."""
-    runs = entries[-SHOWN:]
+    """Draw the latest runs of the last one's model, oldest left; one whose gate failed is crossed below the axis.
+
+    Runs of other models, or with another metric than the latest that has one, have no place on the same axes.
+    """
+    alike = _alike(entries)
+    runs, others = alike[-SHOWN:], len(entries) - len(alike)
     variants = list(dict.fromkeys(p for e in runs for p in e.points))
     metric = next((f"{e.metric}{', %' if e.unit == '%' else ''}" for e in reversed(runs) if e.metric), None)
     panels: dict[str, Value] = {
@@ -47,11 +56,20 @@ def trend(entries: Sequence[Entry]) -> str:
     picture.root.set("width", f"{WIDTH:g}")
     picture.root.insert(0, _style())
     x = Scale(0, max(len(runs) - 1, 1), LEFT + 8, WIDTH - RIGHT)
-    picture.text(LEFT, 16, f"{runs[-1].model}: {len(runs)} runs, {_commit(runs[0])} to {_commit(runs[-1])}", "label")
+    left_out = f"; {others} of another model or metric left out" if others else ""
+    span = f"{len(runs)} runs, {_commit(runs[0])} to {_commit(runs[-1])}"
+    picture.text(LEFT, 16, f"{runs[-1].model}: {span}{left_out}", "label")
     for index, (name, value) in enumerate(panels.items()):
         _panel(picture, name, TOP + PANEL * index, x, runs, variants, value)
     _axis(picture, x, runs, TOP + PANEL * len(panels))
     return str(picture.markup()) + "\n"
+
+
+def _alike(entries: Sequence[Entry]) -> list[Entry]:
+    """Return the runs of the last one's model, without those of another metric; one without data has none."""
+    own = [e for e in entries if e.model == entries[-1].model]
+    metric = next(((e.metric, e.unit) for e in reversed(own) if e.metric), None)
+    return [e for e in own if e.metric is None or (e.metric, e.unit) == metric]
 
 
 def _panel(
@@ -93,11 +111,15 @@ def _names(picture: Picture, found: Mapping[str, Mapping[int, Estimate]], y: Sca
 def _axis(picture: Picture, x: Scale, runs: Sequence[Entry], top: float) -> None:
     every = -(-len(runs) // 8)
     for i, run in enumerate(runs):
-        if run.status == "fail":
-            picture.text(x(i), top + 10, "✕", "failed", "middle")
+        if run.status in MARKS:
+            sign, _, kind = MARKS[run.status]
+            picture.text(x(i), top + 10, sign, kind, "middle")
         if i % every == 0:
             picture.text(x(i), top + 24, _commit(run), "tick", "middle")
-    picture.text(LEFT, top + 40, "✕: a gate failed" if any(r.status == "fail" for r in runs) else "commit", "axis")
+    key = "; ".join(
+        f"{sign}: {words}" for status, (sign, words, _) in MARKS.items() if status in {r.status for r in runs}
+    )
+    picture.text(LEFT, top + 40, key or "commit", "axis")
 
 
 def _series(runs: Sequence[Entry], variant: str, value: Value) -> dict[int, Estimate]:

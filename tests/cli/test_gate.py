@@ -193,6 +193,7 @@ def test_the_configuration_says_the_rest(cli: Cli, here: Path) -> None:
     found = json.loads(cli("gate", "build/centres", "--format", "json").out)
     assert found["observation"]["variants"][1]["timing"]["per_second"] > 0
     assert found["observation"]["dims"] == {"batch": 8}
+    assert any(found["observation"]["again_throughput"])  # two sessions of one model never carry just the same
     assert "int8/throughput since baseline" in [f"{e['variant']}/{e['gate']}" for e in found["lines"]]
     (here / "dlc.toml").write_text('[models.centres]\nrecipe = "recipe.toml"\ntarget = "t"\n[targets.t]\nthreads = 3\n')
     ran = cli("gate", "build/centres")

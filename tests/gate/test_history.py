@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import msgspec
 import pytest
 
 from dlc.errors import ArtifactError
@@ -65,6 +66,39 @@ def test_the_picture_shows_each_variant_in_each_panel(tmp_path: Path) -> None:
     assert "✕" in texts  # the second run failed
     courses = [p for p in root.iter(f"{SVG}path") if p.get("class", "").startswith("course")]
     assert len(courses) == 7
+
+
+def texts(root: ET.Element) -> list[str | None]:
+    return [t.text for t in root.iter(f"{SVG}text")]
+
+
+def test_runs_of_another_model_or_metric_are_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    for wrong in (50, 51, 52, 53):
+        append(path, outcome(wrong))
+    first, second, third, last = read(path)
+    blind = msgspec.structs.replace(third, metric=None, unit="")  # has no data, and so nothing that could mix
+    mixed = [
+        msgspec.structs.replace(first, model="another"), msgspec.structs.replace(second, metric="mae", unit=""), blind,
+        last,
+    ]  # fmt: skip
+    root = ET.fromstring(trend(mixed))
+    assert "digits: 2 runs, 0123456 to 0123456; 2 of another model or metric left out" in texts(root)
+    marks = [t.text for t in root.iter(f"{SVG}title") if t.text and t.text.startswith("int8,")]
+    assert sum("95 [" in m or "94.9 [" in m for m in marks) == 0  # of the first two
+    assert sum("94.8 [" in m or "94.7 [" in m for m in marks) == 2
+    assert "digits: 4 runs, 0123456 to 0123456" in texts(ET.fromstring(trend([first, second, third, last])))
+
+
+def test_runs_that_did_not_pass_are_marked(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    append(path, outcome())
+    [run] = read(path)
+    assert not {"?", "✕"} & set(texts(ET.fromstring(trend([run]))))
+    opened = texts(ET.fromstring(trend([run, msgspec.structs.replace(run, status="inconclusive")])))
+    assert (opened.count("?"), "?: a gate was inconclusive" in opened) == (1, True)
+    both = texts(ET.fromstring(trend([msgspec.structs.replace(run, status=s) for s in ("fail", "inconclusive")])))
+    assert "✕: a gate failed; ?: a gate was inconclusive" in both
 
 
 def test_one_run_is_drawn_too(tmp_path: Path) -> None:

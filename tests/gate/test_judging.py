@@ -195,21 +195,35 @@ def test_times_of_another_load_decide_nothing(changed: dict[str, Any], words: st
     assert words in found.reason
 
 
+def carrying(rate: float, **changed: Any) -> Observation:
+    """int8 with so many times fp32's examples per second."""
+    logs = tuple(-w for w in timing(1 / rate).logs)
+    own = msgspec.structs.replace(timing(0.4), throughput=logs, per_second=100.0)
+    return observation(int8={"timing": own}, **{"concurrency": 2, "again_throughput": QUIET, **changed})
+
+
 def test_throughput_is_the_objective_where_it_is_stated() -> None:
     limits = Limits(objective="throughput", concurrency=2)
 
-    def carrying(rate: float) -> dict[str, Any]:
-        logs = tuple(-w for w in timing(1 / rate).logs)
-        return {"timing": msgspec.structs.replace(timing(0.4), throughput=logs, per_second=100.0)}
+    before = carrying(2.0)
+    found = line("int8/throughput since baseline", judged(carrying(1.8), before, limits))
+    assert found.status == "fail"
+    assert "(100.0 examples/s at batch=8, 2 calls at once; 1.800× [1.798, 1.802] of fp32; A against A" in found.reason
+    assert line("int8/throughput since baseline", judged(carrying(2.0), before, limits)).status == "pass"
+    assert "int8/latency since baseline" not in [each.name for each in judged(carrying(2.0), before, limits)]
+    for old in (observation(concurrency=2), msgspec.structs.replace(before, again_throughput=())):
+        found = line("int8/throughput since baseline", judged(carrying(1.8), old, limits))
+        assert (found.status, "holds no throughput" in found.reason) == ("inconclusive", True)
 
-    before = observation(int8=carrying(2.0))
-    lines = judged(observation(int8=carrying(1.8)), before, limits)
-    assert line("int8/throughput since baseline", lines).status == "fail"
-    assert (
-        line("int8/throughput since baseline", judged(observation(int8=carrying(2.0)), before, limits)).status == "pass"
-    )
-    found = line("int8/throughput since baseline", judged(observation(), observation(), limits))
-    assert (found.status, "holds no throughput" in found.reason) == ("inconclusive", True)
+
+def test_throughput_has_a_noise_floor_of_its_own() -> None:
+    """Of the reference's windows, not of its calls: either may be quiet while the other is not."""
+    limits, noisy = Limits(objective="throughput", concurrency=2), tuple(30 * w for w in QUIET)
+    for changed, verdict in (({"again_throughput": noisy}, "inconclusive"), ({"again": noisy}, "fail")):
+        for now, before in ((carrying(1.8, **changed), carrying(2.0)), (carrying(1.8), carrying(2.0, **changed))):
+            assert line("int8/throughput since baseline", judged(now, before, limits)).status == verdict
+    both = pool(carrying(1.8), carrying(1.8))
+    assert len(both.again_throughput) == len(both.variants[1].timing.throughput) == 2 * len(QUIET)
 
 
 def test_limits_against_fp32() -> None:
