@@ -137,14 +137,30 @@ class Slicing(Record, frozen=True, kw_only=True):
         return ((name, index == code) for code, name in enumerate(self.names()))
 
 
+class Leakage(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """Calibration examples that are in the evaluation data: byte for byte, or nearly.
+
+    ``sha256``: of the calibration data. ``unread``: why these could not be read; then nothing else is known.
+    """
+
+    sha256: str = ""
+    exact: int = 0
+    near: int = 0
+    unread: str = ""
+
+
 class DataSeen(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """The evaluation data: ``sizes`` has the least and the largest size of every dynamic dimension in it."""
+    """The evaluation data: ``sizes`` has the least and the largest size of every dynamic dimension in it.
+
+    ``leakage`` null: the recipe has no calibration data.
+    """
 
     name: str
     sha256: str
     examples: int
     sizes: Mapping[str, tuple[int, int]]
     slicings: tuple[Slicing, ...] = ()
+    leakage: Leakage | None = None
 
 
 class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
