@@ -206,6 +206,17 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
         """Whether both were measured on the same data, byte for byte."""
         return self.data is not None and other.data is not None and self.data.sha256 == other.data.sha256
 
+    def on_machine_of(self, other: Self) -> bool:
+        """Whether both were measured with the same instruction set, threads and runtime."""
+        own, theirs = ((o.measured_on, o.versions.get("onnxruntime")) for o in (self, other))
+        return own == theirs
+
+    @property
+    def where(self) -> str:
+        """What it was measured with: ``onnxruntime 1.32.0 with avx2+fma, threads 1``."""
+        machine = self.measured_on
+        return f"{machine.runtime} with {'+'.join(machine.isa) or machine.arch}, threads {machine.threads}"
+
     def only(self, precisions: Collection[str] | None) -> Self:
         """Return it with these variants and the reference alone; None: as it is."""
         if precisions is None:
