@@ -169,6 +169,7 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     ``versions`` are those here, ``compiled_with`` the compiler's.
     ``again``: log of the reference's latency against a second session of itself, one a sitting;
     ``again_throughput``: the same of examples per second, where that is the objective.
+    ``drawn``: SHA-256 of the seeded inputs that took the place of data; empty where there were data.
     ``away``: share of the time in which the system ran something else on the CPU, of models of one thread.
     ``stated``: what the manifest says of the reference: its accuracy, and its latency as a ratio to stock ONNX Runtime.
     """
@@ -197,14 +198,16 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     fusions: tuple[ExpectationRecord, ...]
     variants: tuple[VariantSeen, ...]
     again_throughput: tuple[float, ...] = ()
+    drawn: str = ""
 
     def variant(self, precision: str) -> VariantSeen | None:
         """Return one variant, None where there is none."""
         return next((v for v in self.variants if v.precision == precision), None)
 
     def on_data_of(self, other: Self) -> bool:
-        """Whether both were measured on the same data, byte for byte."""
-        return self.data is not None and other.data is not None and self.data.sha256 == other.data.sha256
+        """Whether both were measured on the same data, byte for byte; without data, on the same seeded inputs."""
+        own, theirs = (o.data.sha256 if o.data is not None else o.drawn for o in (self, other))
+        return own != "" and own == theirs
 
     def on_machine_of(self, other: Self) -> bool:
         """Whether both were measured with the same instruction set, threads and runtime."""

@@ -14,7 +14,7 @@ from dlc.errors import DataError
 from dlc.gate.leakage import look
 from dlc.gate.observation import DataSeen, Slicing
 from dlc.gate.subjects import Judged, seeded
-from dlc.gate.witness import Witness
+from dlc.gate.witness import Witness, digest
 from dlc.harness.accuracy import Evaluation, Metric, evaluate
 from dlc.harness.slices import labels
 from dlc.interface import Interface
@@ -28,12 +28,16 @@ SEEDED_BATCHES = 16
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the data told, by name of the model. ``data`` and ``metric`` are None where inputs were drawn at random."""
+    """What the data told, by name of the model. ``data`` and ``metric`` are None where inputs were drawn at random.
+
+    ``drawn``: SHA-256 of those.
+    """
 
     data: DataSeen | None
     metric: Metric | None
     of: Mapping[str, Evaluation]
     outputs: Mapping[str, str]
+    drawn: str = ""
 
 
 def score(
@@ -53,7 +57,8 @@ def score(
     )  # fmt: skip
     if data is not None:
         data = msgspec.structs.replace(data, sizes=witnesses[reference.name].sizes)
-    return Scored(data, metric, found, {name: w.digest for name, w in witnesses.items()})
+    drawn = digest(dataset.batches()) if data is None else ""
+    return Scored(data, metric, found, {name: w.digest for name, w in witnesses.items()}, drawn)
 
 
 def _checked(recipe: Recipe, dataset: Dataset, interface: Interface) -> DataSeen:

@@ -197,6 +197,10 @@ def test_without_a_recipe_the_metric_is_missed(gate: Callable[..., Ran]) -> None
     assert ran.code == 5
     assert statuses(ran)["int8/accuracy"] == "inconclusive"
     assert statuses(ran)["int8/agreement"] == "pass"
+    assert gate("--baseline", "blind.json", "--update-baseline", recipe=None).code == 5
+    for seed, outcome in ((0, "pass"), (1, None)):  # another seed draws other inputs, whose outputs tell nothing
+        ran = gate("--baseline", "blind.json", "--format", "json", "--seed", str(seed), recipe=None)
+        assert statuses(ran).get("int8/determinism") == outcome
 
 
 def test_the_configuration_says_the_rest(cli: Cli, here: Path) -> None:

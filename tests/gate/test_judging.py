@@ -292,6 +292,20 @@ def test_other_data_say_nothing_of_determinism() -> None:
     assert "int8/determinism" not in [each.name for each in lines]
 
 
+def test_without_data_the_same_seeded_inputs_tell_of_determinism() -> None:
+    """Other golden vectors, or another seed, draw other inputs; a baseline that does not say which decides nothing."""
+    other: dict[str, Any] = {"outputs": "others", "score": None}
+
+    def named(now: str, then: str) -> list[Line]:
+        found = judge(observation(data=None, drawn=now, int8=other), observation(data=None, drawn=then), Limits(), None)
+        return [each for each in found if each.name == "int8/determinism"]
+
+    assert [each.status for each in named("1" * 64, "1" * 64)] == ["fail"]
+    assert named("1" * 64, "2" * 64) == named("", "") == []
+    mixed = judged(observation(int8=other), observation(data=None, drawn="d" * 63 + "0"))
+    assert "int8/determinism" not in [each.name for each in mixed]
+
+
 def test_a_fault_fails() -> None:
     lines = judged(observation(int8={"fault": "output 'y' holds NaN", "score": None, "agreement": None}))
     assert line("int8/outputs", lines).status == "fail"
