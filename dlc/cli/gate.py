@@ -112,7 +112,7 @@ def _bisected(outcome: Outcome, loaded: Artifact, chosen: Settings, bar: Progres
 def _print(outcome: Outcome, verbose: int) -> None:
     blames = outcome.blame_of()
     for line in outcome.lines:
-        if line.status or verbose:
+        if line.status or line.warns or verbose:
             click.echo(str(line))
         if (blame := blames.get(line.name)) is not None:
             for each in blame.lines():

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from dlc.gate.changes import in_words
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line
@@ -59,7 +61,7 @@ class Costs:
             else:
                 yield Decided(self._reference_speed(variant, self.before))
             yield Decided(self._growth(variant, earlier))
-            yield Decided(self._memory(variant, earlier))
+            yield Decided(self._memory(variant, earlier, self.before))
 
     def _against_reference(self, variant: VariantSeen) -> Iterator[Decided]:
         gates, stock = self.limits.recipe, self.now.stock_ratio
@@ -163,12 +165,17 @@ class Costs:
             f", {numbers.size(variant.size.compressed_bytes)} compressed",
         )  # fmt: skip
 
-    def _memory(self, variant: VariantSeen, earlier: VariantSeen) -> Line:
+    def _memory(self, variant: VariantSeen, earlier: VariantSeen, before: Observation) -> Line:
+        """What a runtime takes and packs is of its version and the ISA: recorded elsewhere it decides nothing."""
         now, then = (min(v.memory.peak_bytes) for v in (variant, earlier))
-        return self._grown(
+        line = self._grown(
             variant, "peak memory since baseline", now, then, self.limits.max_memory_growth,
             f", of it {numbers.size(variant.memory.runtime_bytes)} the runtime",
         )  # fmt: skip
+        if self.now.on_machine_of(before):
+            return line
+        reason = f"recorded on {before.where}, this is {self.now.where}, which decides nothing: {line.reason}"
+        return msgspec.structs.replace(line, status=None, reason=reason)
 
     def _grown(self, variant: VariantSeen, gate: str, now: int, then: int, limit: float, more: str) -> Line:
         factor = now / then

@@ -16,7 +16,7 @@ def determinism(now: Observation, before: Observation | None, variant: VariantSe
     if not now.on_data_of(before):
         return
     same = variant.outputs == earlier.outputs
-    if (now.measured_on, now.versions.get("onnxruntime")) == (before.measured_on, before.versions.get("onnxruntime")):
+    if now.on_machine_of(before):
         reason = "same files, data and machine: " + (
             "every output is the baseline's, bit for bit" if same else "outputs differ from the baseline's"
         )
@@ -26,12 +26,7 @@ def determinism(now: Observation, before: Observation | None, variant: VariantSe
     elif not same:
         bound = f"{variant.golden[1]:.2g}" if variant.golden else "its golden vectors'"
         reason = (
-            f"recorded on {_where(before)}, this is {_where(now)}: outputs are not compared bit for bit but within the "
+            f"recorded on {before.where}, this is {now.where}: outputs are not compared bit for bit but within the "
             f"tolerance of golden vectors, {bound}"
         )
         yield Line(variant=variant.precision, gate="determinism", status=None, reason=reason)
-
-
-def _where(seen: Observation) -> str:
-    machine = seen.measured_on
-    return f"{machine.runtime} with {'+'.join(machine.isa) or machine.arch}"

@@ -9,6 +9,7 @@ import msgspec
 from dlc.gate.accuracy_gates import Accuracies
 from dlc.gate.cost_gates import Costs
 from dlc.gate.determinism import determinism
+from dlc.gate.leakage import leakage
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line, corrected
 from dlc.gate.observation import Observation
@@ -32,6 +33,7 @@ def judge(
         found += slices.of(variant)
         found += costs.of(variant)
         found += map(Decided, determinism(now, before, variant))
+        found += map(Decided, leakage(now, variant))
         found += _data_missing(now, variant.precision)
     found += _variants_missing(now, before)
     return corrected(found)

@@ -12,6 +12,7 @@ from dlc.harness.proportions import ALPHA, holm
 from dlc.manifest import Record, Status
 
 CODES = {"pass": 0, "fail": 1, "inconclusive": 5}
+LEAKAGE = "leakage"
 
 
 class Line(Record, frozen=True, kw_only=True):
@@ -30,6 +31,11 @@ class Line(Record, frozen=True, kw_only=True):
     def name(self) -> str:
         """``int8/latency``: the same in every run, whatever was measured."""
         return f"{self.variant}/{self.gate}"
+
+    @property
+    def warns(self) -> bool:
+        """A remark that is shown unasked: what passes may not be worth what it says."""
+        return self.status is None and self.gate == LEAKAGE
 
     def __str__(self) -> str:
         return f"{self.status or 'note'}: {self.name}: {self.reason}"

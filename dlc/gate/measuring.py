@@ -143,6 +143,7 @@ def _observation(
         interface=record.interface,
         calibration=data.get("calibration"),
         data=scored.data,
+        drawn=scored.drawn,
         reference=REFERENCE,
         reference_ms=timed.reference_ms,
         again=timed.again,

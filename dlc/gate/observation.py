@@ -137,14 +137,30 @@ class Slicing(Record, frozen=True, kw_only=True):
         return ((name, index == code) for code, name in enumerate(self.names()))
 
 
+class Leakage(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """Calibration examples that are in the evaluation data: byte for byte, or nearly.
+
+    ``sha256``: of the calibration data. ``unread``: why these could not be read; then nothing else is known.
+    """
+
+    sha256: str = ""
+    exact: int = 0
+    near: int = 0
+    unread: str = ""
+
+
 class DataSeen(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """The evaluation data: ``sizes`` has the least and the largest size of every dynamic dimension in it."""
+    """The evaluation data: ``sizes`` has the least and the largest size of every dynamic dimension in it.
+
+    ``leakage`` null: the recipe has no calibration data.
+    """
 
     name: str
     sha256: str
     examples: int
     sizes: Mapping[str, tuple[int, int]]
     slicings: tuple[Slicing, ...] = ()
+    leakage: Leakage | None = None
 
 
 class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
@@ -153,6 +169,7 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     ``versions`` are those here, ``compiled_with`` the compiler's.
     ``again``: log of the reference's latency against a second session of itself, one a sitting;
     ``again_throughput``: the same of examples per second, where that is the objective.
+    ``drawn``: SHA-256 of the seeded inputs that took the place of data; empty where there were data.
     ``away``: share of the time in which the system ran something else on the CPU, of models of one thread.
     ``stated``: what the manifest says of the reference: its accuracy, and its latency as a ratio to stock ONNX Runtime.
     """
@@ -181,14 +198,27 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     fusions: tuple[ExpectationRecord, ...]
     variants: tuple[VariantSeen, ...]
     again_throughput: tuple[float, ...] = ()
+    drawn: str = ""
 
     def variant(self, precision: str) -> VariantSeen | None:
         """Return one variant, None where there is none."""
         return next((v for v in self.variants if v.precision == precision), None)
 
     def on_data_of(self, other: Self) -> bool:
-        """Whether both were measured on the same data, byte for byte."""
-        return self.data is not None and other.data is not None and self.data.sha256 == other.data.sha256
+        """Whether both were measured on the same data, byte for byte; without data, on the same seeded inputs."""
+        own, theirs = (o.data.sha256 if o.data is not None else o.drawn for o in (self, other))
+        return own != "" and own == theirs
+
+    def on_machine_of(self, other: Self) -> bool:
+        """Whether both were measured with the same instruction set, threads and runtime."""
+        own, theirs = ((o.measured_on, o.versions.get("onnxruntime")) for o in (self, other))
+        return own == theirs
+
+    @property
+    def where(self) -> str:
+        """What it was measured with: ``onnxruntime 1.32.0 with avx2+fma, threads 1``."""
+        machine = self.measured_on
+        return f"{machine.runtime} with {'+'.join(machine.isa) or machine.arch}, threads {machine.threads}"
 
     def only(self, precisions: Collection[str] | None) -> Self:
         """Return it with these variants and the reference alone; None: as it is."""

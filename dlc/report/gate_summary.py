@@ -19,6 +19,7 @@ def render_gate_summary(outcome: Outcome) -> str:
     return render(
         "gate.md.j2", o=outcome, now=outcome.now, before=outcome.before, blames=outcome.blame_of(),
         bad=[line for line in outcome.lines if line.status in ("fail", "inconclusive")],
+        warned=[line for line in outcome.lines if line.warns],
         counted=f"{decided} gates: " + ", ".join(f"{n} {words[s]}" for s, n in counts if n),
         headers=HEADERS, rows=[_row(v, outcome) for v in outcome.now.variants],
         slices=_slices(outcome), scored=[v.precision for v in outcome.now.variants if v.score],

@@ -176,11 +176,31 @@ def test_other_data_are_blamed(gate: Callable[..., Ran], here: Path) -> None:
     assert "changed: evaluation data 'evaluation'" in ran.out
 
 
+def test_evaluation_data_that_hold_a_calibration_example_are_remarked_upon(
+    gate: Callable[..., Ran], here: Path
+) -> None:
+    """The compile saw none: they were changed afterwards."""
+    x, labels = examples(EXAMPLES, 2)
+    known, own = examples(EXAMPLES, 1)
+    x[0], labels[0] = known[7], own[7]
+    np.savez(here / "evaluation.npz", x=x, label=labels)
+    ran, said = gate("--summary", "s.md"), "1 calibration examples are evaluation examples: accuracy may flatter\n"
+    assert f"note: int8/leakage: {said}" in ran.out
+    assert f"**int8, leakage** {said}" in (here / "s.md").read_text()
+    assert "fp32/leakage" not in ran.out
+    np.savez(here / "calibration.npz", x=known[1:], label=own[1:])
+    assert "note: int8/leakage: not looked for, as the recipe's calibration data are not those" in gate().out
+
+
 def test_without_a_recipe_the_metric_is_missed(gate: Callable[..., Ran]) -> None:
     ran = gate("--format", "json", recipe=None)
     assert ran.code == 5
     assert statuses(ran)["int8/accuracy"] == "inconclusive"
     assert statuses(ran)["int8/agreement"] == "pass"
+    assert gate("--baseline", "blind.json", "--update-baseline", recipe=None).code == 5
+    for seed, outcome in ((0, "pass"), (1, None)):  # another seed draws other inputs, whose outputs tell nothing
+        ran = gate("--baseline", "blind.json", "--format", "json", "--seed", str(seed), recipe=None)
+        assert statuses(ran).get("int8/determinism") == outcome
 
 
 def test_the_configuration_says_the_rest(cli: Cli, here: Path) -> None:

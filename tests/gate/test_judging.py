@@ -251,6 +251,30 @@ def test_size_and_memory_since_the_baseline() -> None:
     assert exit_code(judged(observation(int8=grown), observation(), larger)) == 0
 
 
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"isa": ("avx512f",)},
+            "recorded on onnxruntime 1.32.0 with avx2, threads 1, this is onnxruntime 1.32.0 with ",
+        ),
+        ({"runtime": "onnxruntime 1.33.0"}, "this is onnxruntime 1.33.0 with avx2, threads 1, which decides nothing"),
+        ({"threads": 2}, "this is onnxruntime 1.32.0 with avx2, threads 2, which decides nothing"),
+    ],
+)
+def test_memory_of_another_machine_or_runtime_decides_nothing(changed: dict[str, Any], words: str) -> None:
+    from dlc.gate.observation import Resident
+
+    more = {"memory": Resident(peak_bytes=(90_000_000,), runtime_bytes=1)}
+    gate = "int8/peak memory since baseline"
+    assert line(gate, judged(observation(int8=more), observation())).status == "fail"
+    now = observation(int8=more, measured_on=msgspec.structs.replace(TARGET, **changed))
+    found = line(gate, judged(now, observation()))
+    assert found.status is None
+    assert found.value == pytest.approx(1.5)
+    assert words in found.reason
+
+
 def test_golden_vectors_and_determinism() -> None:
     lines = judged(observation(int8={"golden": (2e-4, 1e-4)}))
     assert line("int8/golden vectors", lines).status == "fail"
@@ -266,6 +290,20 @@ def test_golden_vectors_and_determinism() -> None:
 def test_other_data_say_nothing_of_determinism() -> None:
     lines = judged(observation(int8={"outputs": "others"}, data=OTHER_DATA), observation())
     assert "int8/determinism" not in [each.name for each in lines]
+
+
+def test_without_data_the_same_seeded_inputs_tell_of_determinism() -> None:
+    """Other golden vectors, or another seed, draw other inputs; a baseline that does not say which decides nothing."""
+    other: dict[str, Any] = {"outputs": "others", "score": None}
+
+    def named(now: str, then: str) -> list[Line]:
+        found = judge(observation(data=None, drawn=now, int8=other), observation(data=None, drawn=then), Limits(), None)
+        return [each for each in found if each.name == "int8/determinism"]
+
+    assert [each.status for each in named("1" * 64, "1" * 64)] == ["fail"]
+    assert named("1" * 64, "2" * 64) == named("", "") == []
+    mixed = judged(observation(int8=other), observation(data=None, drawn="d" * 63 + "0"))
+    assert "int8/determinism" not in [each.name for each in mixed]
 
 
 def test_a_fault_fails() -> None:
