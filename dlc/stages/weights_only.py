@@ -17,6 +17,7 @@ import onnx_ir as ir
 from dlc.costs import Costs
 from dlc.errors import NotHere, Unsupported
 from dlc.moments import moments
+from dlc.passes.base import weight_bytes
 from dlc.passes.quantize_weights import PRODUCTS, QuantizeWeights
 from dlc.passes.round_weights import Moments
 from dlc.passes.weighted import weights_of
@@ -26,7 +27,7 @@ from dlc.runtimes.session import SessionConfig
 from dlc.stages.excluding import excluded
 from dlc.stages.halves import looked_at
 from dlc.stages.recovering import applied, closest, sqnr_db
-from dlc.stages.widening import widened
+from dlc.stages.widening import WORTH, widened
 from dlc.target import Target
 
 CLOSE_ENOUGH = 30.0
@@ -101,12 +102,13 @@ def _forms(
 
 
 def _with_tables(model: ir.Model, kept: QuantizeWeights, data: Dataset, target: Target) -> QuantizeWeights:
-    """Give tables 8 bits where that halves the noise of the outputs, unless their bits are stated."""
+    """Give tables 8 bits where that takes away as much noise for its bytes as is asked of products, unless stated."""
     if kept.table_bits is not None or not any(n.op_type == "Gather" and weights_of(n) for n in model.graph):
         return kept
     wide = replace(kept, table_bits=8)
     after, before = (sqnr_db(model, each, data, target.threads, target.provider) for each in (wide, kept))
-    return wide if after > before + DOUBLED else kept
+    larger, plain = (weight_bytes(applied(model, each)) for each in (wide, kept))
+    return wide if 1 - 10 ** ((before - after) / 10) > WORTH * (larger / plain - 1) else kept
 
 
 def _on_seeded_inputs(model: ir.Model, form: QuantizeWeights, recipe: Recipe, costs: Costs) -> QuantizeWeights:

@@ -140,11 +140,11 @@ def test_a_model_without_weights(cli: Cli, tmp_path: Path, variant: str, says: s
 
 def test_the_cap_is_held_or_refused(cli: Cli, net: Callable[[str], str]) -> None:
     model = net("plain")
-    code, out, _ = int8(cli, model, "--max-ram", "100kB")
+    code, out, _ = int8(cli, model, "--max-ram", "50kB")
     assert code == 1
     assert "int8: not built: to calibrate 'x' takes 0.1 MiB" in out
     assert "raise --max-ram" in out
-    code, out, err = int8(cli, model, "--max-ram", "150kB")
+    code, out, err = int8(cli, model, "--max-ram", "100kB")
     assert code in (0, 1, 5), err
     assert "int8: calibrated in 2 runs over the data, to stay within max_ram" in out
 
