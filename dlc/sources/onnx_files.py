@@ -16,6 +16,7 @@ from dlc.types import Bytes
 RUNTIME_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"})
 """Operator domains that ONNX Runtime has kernels for."""
 
+NORM = "SimplifiedLayerNormalization"
 BLOCK: Bytes = 1 << 20
 STRING = ir.DataType.STRING
 
@@ -72,11 +73,31 @@ def check_file(path: Path) -> None:
 
 
 def _fault(path: Path) -> onnx.checker.ValidationError | None:
+    _declare_norm()
     try:
         onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as error:
         return error
     return None
+
+
+def _declare_norm() -> None:
+    """Declare what ONNX Runtime registers in the standard domain, and ``fuse-rms-norm`` writes: onnx has no schema."""
+    if onnx.defs.has(NORM):
+        return
+    parameter, attribute, single = onnx.defs.OpSchema.FormalParameter, onnx.defs.OpSchema.Attribute, "T"
+    onnx.defs.register_schema(
+        onnx.defs.OpSchema(
+            NORM, "", 1,
+            inputs=[parameter("X", single), parameter("scale", single)], outputs=[parameter("Y", single)],
+            type_constraints=[(single, ["tensor(float)", "tensor(float16)", "tensor(double)", "tensor(bfloat16)"], "")],
+            attributes=[
+                attribute("axis", onnx.defs.OpSchema.AttrType.INT, required=False),
+                attribute("epsilon", onnx.defs.OpSchema.AttrType.FLOAT, required=False),
+                attribute("stash_type", onnx.defs.OpSchema.AttrType.INT, required=False),
+            ],
+        )
+    )  # fmt: skip
 
 
 def _parse(path: Path) -> onnx.ModelProto:

@@ -46,6 +46,17 @@ def test_reads(path: Path) -> None:
     assert [n.op_type for n in read(path, 26).graph] == ["Mul"]
 
 
+def test_reads_the_norm_that_onnxruntime_adds_to_the_standard_domain(tmp_path: Path) -> None:
+    body = "y = SimplifiedLayerNormalization<axis = -1, epsilon = 1e-5>(x, w)"
+    model = ir.from_onnx_text(HEADER + f"g (float[n, 8] x, float[8] w) => (float[n, 8] y) {{ {body} }}")
+    ir.save(model, tmp_path / "norm.onnx")
+    assert [n.op_type for n in read(tmp_path / "norm.onnx", 23).graph] == ["SimplifiedLayerNormalization"]
+    unknown = ir.from_onnx_text(HEADER + "g (float[n, 8] x) => (float[n, 8] y) { y = SimplifiedNothing(x) }")
+    ir.save(unknown, tmp_path / "unknown.onnx")
+    with pytest.raises(ModelError, match="No Op registered for SimplifiedNothing"):
+        read(tmp_path / "unknown.onnx", 23)
+
+
 def test_missing(tmp_path: Path) -> None:
     assert message(tmp_path / "model.onnx") == "/model.onnx: no such file"
 
