@@ -18,7 +18,6 @@ from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from dlc.harness.agreement import AgreementMeter
 from dlc.passes.base import weight_bytes
@@ -103,6 +102,8 @@ def affordable(found: Sequence[Group], room: Bytes) -> set[str]:
 
     max  gain·x   s.t.  cost·x <= room,  x in {0, 1}
     """
+    from scipy.optimize import Bounds, LinearConstraint, milp  # here: a Ctrl-C while it loads ends the process at once
+
     fitting = [g for g in found if g.gain > 0 and g.cost <= room]
     if not fitting:
         return set()
