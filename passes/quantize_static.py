@@ -24,6 +24,7 @@ from dlc.calibrate import Range
 from dlc.errors import Unsupported
 from dlc.passes.base import Pass, Rewritten, Site, all_nodes, constant, rewritten
 from dlc.passes.emit import drop_unused
+from dlc.passes.keep_float import keep_float
 from dlc.passes.qdq import WEIGHT_MAX, ActivationType, Affine, Writer, quantize_weight, weight_scales
 from dlc.passes.quantize_units import Plan, Unit, plan, weight_axis
 from dlc.passes.round_weights import Moments
@@ -94,6 +95,7 @@ class QuantizeStatic(Pass):
         sites = self._sites(model, chosen)
         weights = [v for unit in chosen.units for v in _initializers(unit)]
         _Rewriter(self, Writer(model.graph)).rewrite(chosen)
+        keep_float(model.graph)
         drop_unused(model.graph, weights)
         return rewritten(model, sites)
 

@@ -1,0 +1,105 @@
+"""What was left in float computes in float, in a default session of ONNX Runtime too."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from dlc.passes.keep_float import keep_float
+from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.session import SessionConfig
+from dlc.types import Array
+
+WEIGHTS = {"conv": (6, 2, 3, 3), "transposed": (4, 6, 3, 3), "gemm": (16, 6), "reshaped": (16, 6)}
+BODIES = {
+    "conv": ("float[n, 4, 5, 5] x", "y", "y = Conv <group = 2> (d, w)"),
+    "transposed": ("float[n, 4, 5, 5] x", "y", "y = ConvTranspose (d, w)"),
+    "gemm": ("float[n, 16] x", "r", "y = Gemm (d, w)  r = Relu (y)"),
+    "reshaped": ("float[n, 4, 2, 2] x", "y", "f = Reshape (d, rows)  y = Gemm (f, w)"),
+}
+
+
+def between_8_bits(case: str, weight: Array) -> ir.Model:
+    declared, last, body = BODIES[case]
+    shape = ",".join(map(str, weight.shape))
+    model = ir.from_onnx_text(f"""
+        <ir_version: 10, opset_import: ["" : 20]>
+        g ({declared}, float[{shape}] w) => (float[] z)
+        <float fine = {{0.03}}, uint8 middle = {{128}}, float coarse = {{0.25}}, int64[2] rows = {{0, -1}}> {{
+            q = QuantizeLinear (x, fine, middle)
+            d = DequantizeLinear (q, fine, middle)
+            {body}
+            p = QuantizeLinear ({last}, coarse, middle)
+            z = DequantizeLinear (p, coarse, middle)
+        }}
+    """)
+    stored = model.graph.inputs.pop(1)
+    stored.const_value = ir.tensor(weight, name="w")
+    model.graph.register_initializer(stored)
+    model.graph.outputs[0].shape = None
+    return ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model)))
+
+
+def computed(model: ir.Model, x: Array, optimization: str) -> Array:
+    with OrtCpuRunner(model, SessionConfig(graph_optimization=optimization)) as runner:  # type: ignore[arg-type]
+        return next(iter(runner.run({"x": x}).values()))
+
+
+def drawn(case: str) -> tuple[Array, Array]:
+    """A weight with one large element, whose scale leaves the others next to nothing; and what it multiplies."""
+    rng = np.random.default_rng(0)
+    weight = rng.standard_normal(WEIGHTS[case]).astype(np.float32) / 4
+    weight.flat[0] = 100.0
+    sizes = {"conv": (3, 4, 5, 5), "transposed": (3, 4, 5, 5), "gemm": (3, 16), "reshaped": (3, 4, 2, 2)}
+    return weight, rng.uniform(-3, 3, sizes[case]).astype(np.float32)
+
+
+@pytest.mark.parametrize("case", [c for c in BODIES if c != "transposed"])
+def test_a_default_session_quantizes_what_is_left_alone(case: str) -> None:
+    """Without this there is nothing to keep: if it fails, ONNX Runtime has changed."""
+    weight, x = drawn(case)
+    model = between_8_bits(case, weight)
+    assert np.abs(computed(model, x, "all") - computed(model, x, "none")).max() > 0.25
+
+
+@pytest.mark.parametrize("case", BODIES)
+def test_what_is_kept_computes_in_float(case: str) -> None:
+    weight, x = drawn(case)
+    model = between_8_bits(case, weight)
+    expected = computed(model, x, "none")
+    keep_float(model.graph)
+    np.testing.assert_array_equal(computed(model, x, "none"), expected)
+    # sums in another order may lie on the other side of half a level, if at all
+    assert (computed(model, x, "all") != expected).mean() < 0.01
+    assert sum(n.op_type == "DequantizeLinear" for n in model.graph) == 2
+
+
+def test_other_readers_keep_their_one_scale() -> None:
+    weight, _ = drawn("conv")
+    model = between_8_bits("conv", weight)
+    image = model.graph[1].outputs[0]
+    other = ir.Node("", "Relu", [image], outputs=[ir.Value(name="other")])
+    model.graph.append(other)
+    keep_float(model.graph)
+    assert other.inputs[0] is image
+    assert str(model.graph[2].outputs[0].name) == "d_channels"
+
+
+def test_without_known_channels_nothing_changes() -> None:
+    weight, _ = drawn("reshaped")
+    model = between_8_bits("reshaped", weight)
+    model.graph[1].outputs[0].shape = None
+    before = [n.op_type for n in model.graph]
+    keep_float(model.graph)
+    assert [n.op_type for n in model.graph] == before
+
+
+def test_a_scale_for_each_channel_is_not_written_twice() -> None:
+    weight, _ = drawn("gemm")
+    model = between_8_bits("gemm", weight)
+    keep_float(model.graph)
+    once = len(model.graph.initializers)
+    keep_float(model.graph)
+    assert len(model.graph.initializers) == once
