@@ -20,6 +20,7 @@ from typing import TypeAlias
 import numpy as np
 
 from dlc.errors import RecipeError
+from dlc.integer_program import optimum
 from dlc.manifest import Estimate, Record
 from dlc.types import Bytes
 
@@ -154,7 +155,6 @@ class Problem:
 
         max  saved·x + linked·y   s.t.  loss·x <= budget,  y[u, v] <= x[u], x[v],  x in {0, 1}
         """
-        from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
 
         links = [] if self.by_size else [k for k in self.links if k.saved_ns > 0]
@@ -166,16 +166,11 @@ class Problem:
         rows = np.repeat(np.arange(2 * m), 2)
         columns = [c for i, k in enumerate(links) for end in (k.first, k.second) for c in (n + i, at[end])]
         both = csr_array((np.tile([1.0, -1.0], 2 * m), (rows, columns)), shape=(2 * m, n + m))
-        limits = [LinearConstraint(losses / (budget or 1.0), ub=1.0 if budget else 0.0)]
-        if m:
-            limits.append(LinearConstraint(both, ub=0.0))
-        found = milp(
-            tie - gains / scale, integrality=[1] * n + [0] * m, bounds=Bounds(0.0, 1.0), constraints=limits,
-            options={"mip_rel_gap": 0.0, "node_limit": NODES},
-        )  # fmt: skip
-        if found.x is None:
+        limits = [(losses / (budget or 1.0), 1.0 if budget else 0.0)]
+        found = optimum(gains / scale - tie, [*limits, (both, 0.0)] if m else limits, free=m)
+        if found is None:
             return frozenset()
-        return frozenset(u.name for u, x in zip(self.units, found.x, strict=False) if x > 0.5)
+        return frozenset(u.name for u, x in zip(self.units, found, strict=False) if x > 0.5)
 
     def path(self) -> list[Mix]:
         """Return the mixes that save most at growing budgets of loss, each but once; FP32 is not among them."""
@@ -192,8 +187,6 @@ class Problem:
 
 TIE = 1e-7
 """Weight of the loss beside the savings, as shares of the largest: it decides between equals only."""
-NODES = 10_000
-"""Branches of one integer program; a limit of time would not give the same answer twice."""
 
 Evaluate: TypeAlias = Callable[[Mix], Measured]
 """Builds a mix and measures it on the real kernels, on data that chose nothing."""

@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from dlc.harness.agreement import AgreementMeter
+from dlc.integer_program import optimum
 from dlc.passes.base import weight_bytes
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.passes.weighted import label
@@ -102,17 +103,14 @@ def affordable(found: Sequence[Group], room: Bytes) -> set[str]:
 
     max  gain·x   s.t.  cost·x <= room,  x in {0, 1}
     """
-    from scipy.optimize import Bounds, LinearConstraint, milp  # here: a Ctrl-C while it loads ends the process at once
-
     fitting = [g for g in found if g.gain > 0 and g.cost <= room]
     if not fitting:
         return set()
     gains, costs = np.array([g.gain for g in fitting]), np.array([g.cost for g in fitting])
-    best = milp(
-        -gains / gains.max(), integrality=np.ones(len(fitting)), bounds=Bounds(0.0, 1.0),
-        constraints=[LinearConstraint(costs / room, ub=1.0)], options={"mip_rel_gap": 0.0},
-    )  # fmt: skip
-    return {name for group, x in zip(fitting, best.x, strict=True) if x > 0.5 for name in group.names}
+    best = optimum(gains / gains.max(), [(costs / room, 1.0)])
+    if best is None:
+        return set()
+    return {name for group, x in zip(fitting, best, strict=True) if x > 0.5 for name in group.names}
 
 
 def _costs(model: ir.Model, narrow: ir.Model) -> dict[str, Bytes]:
