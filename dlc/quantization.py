@@ -18,7 +18,7 @@ Form: TypeAlias = Literal["auto", "weights"]
 """What ``int8`` quantizes: ``auto``: weights and activations, static for convolutional nets and dynamic for the rest;
 ``weights``: weights alone, in blocks, as ``int4`` does.
 """
-Recovery: TypeAlias = Literal["smooth-quant", "equalize-layers", "correct-bias", "learn-rounding"]
+Recovery: TypeAlias = Literal["smooth-quant", "equalize-layers", "correct-bias", "learn-rounding", "spare-nodes"]
 RECOVERIES: tuple[Recovery, ...] = get_args(Recovery)
 Method: TypeAlias = Literal["rtn", "hqq", "gptq"]
 METHODS: tuple[Method, ...] = get_args(Method)

@@ -25,6 +25,7 @@ from dlc.stages.loading import session_for
 from dlc.stages.mixing import mix
 from dlc.stages.recurrent import agreeing, outcomes, recurrent
 from dlc.stages.rewriting import Rewritten, rewrite
+from dlc.stages.sparing import spared
 from dlc.stages.weights_only import bits_of, weights_only
 from dlc.target import Target
 from dlc.types import Bytes
@@ -105,7 +106,7 @@ def _passes(precision: Precision, model: ir.Model, recipe: Recipe, costs: Costs)
     if (bits := bits_of(precision, recipe)) is not None:
         return [weights_only(model, bits, recipe, costs)]
     passes = PASSES_OF[precision](model, recipe, costs.target)
-    return quicker(model, passes, recipe, costs) if precision == "int8" else passes
+    return spared(model, quicker(model, passes, recipe, costs), recipe, costs) if precision == "int8" else passes
 
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {

@@ -14,21 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
 
-from dlc.harness.agreement import AgreementMeter
 from dlc.integer_program import optimum
 from dlc.passes.base import weight_bytes
 from dlc.passes.quantize_weights import QuantizeWeights
 from dlc.passes.weighted import label
 from dlc.recipe import Dataset
-from dlc.runtimes.opened import opened
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.noise import Noise
 from dlc.stages.recovering import applied, closeness
-from dlc.types import Bytes, Feeds, Outputs
+from dlc.types import Bytes
 
 ROOM = 1 / 16
 """What 8 bits may add to the bytes of a model in 4 bits, as a share of them."""
@@ -59,11 +57,10 @@ def widened(model: ir.Model, form: QuantizeWeights, data: Dataset, config: Sessi
     total = sum(costs.values())
     if all(cost > room for cost in costs.values()):
         return form
-    with opened(model, config) as fp32:
-        [(feeds, stated)] = [(each, fp32.run(each)) for each in islice(iter(data.batches()), 1)]
+    noise = Noise.against(model, data, config)
 
     def left(wide: Sequence[str]) -> float:
-        return _noise(applied(model, replace(asked, wide=tuple(wide))), feeds, stated, config)
+        return noise.of(applied(model, replace(asked, wide=tuple(wide))))
 
     all_narrow = left(())
 
@@ -128,11 +125,3 @@ def _costs(model: ir.Model, narrow: ir.Model) -> dict[str, Bytes]:
 
 def _bits(node: ir.Node) -> int:
     return node.attributes.get_int("bits", NARROW)
-
-
-def _noise(changed: ir.Model, feeds: Feeds, stated: Outputs, config: SessionConfig) -> float:
-    """Return the energy of the error of the worst output, as a share of the energy of the output."""
-    meter = AgreementMeter()
-    with opened(changed, config) as runner:
-        meter.add(runner.run(feeds), stated, batch=1)
-    return float(10 ** (-meter.result().sqnr_db / 10))

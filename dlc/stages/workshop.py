@@ -45,10 +45,7 @@ class Workshop:
     names: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        [*_, record] = pipeline.run(clone(self.model), self.folds[0])
-        applied = {s.node for s in record.sites if s.applied}
-        units = [label(n) for n in weighted_nodes(self.model.graph) if label(n) in applied]
-        object.__setattr__(self, "names", units)
+        object.__setattr__(self, "names", quantized(self.model, self.folds[0]))
 
     def build(self, chosen: Mix, fold: int = 0) -> ir.Model:
         """Return the model with these units in 8 bits, calibrated on one half."""
@@ -91,6 +88,13 @@ class InTurns(Runner):
         """Run the next one."""
         runner, self.turn = self.runners[self.turn % len(self.runners)], self.turn + 1
         return runner.infer(feeds)
+
+
+def quantized(model: ir.Model, passes: Sequence[Pass]) -> list[str]:
+    """Labels of the weighted nodes that the last of these passes quantizes, in graph order."""
+    [*_, record] = pipeline.run(clone(model), passes)
+    converted = {s.node for s in record.sites if s.applied}
+    return [label(n) for n in weighted_nodes(model.graph) if label(n) in converted]
 
 
 def leaving(passes: Sequence[Pass], excluded: Sequence[str]) -> list[Pass]:
