@@ -10,10 +10,7 @@ import click
 from dlc.cli.common import Format, common, print_json, progress
 
 if TYPE_CHECKING:
-    from dlc.artifact import Artifact
     from dlc.gate.flow import Outcome
-    from dlc.gate.settings import Settings
-    from dlc.progress import Progress
 
 
 @click.command(short_help="Measure an artifact anew and judge it, by its gates and against a baseline: for CI.")
@@ -76,7 +73,9 @@ def command(
             progress=bar,
         )  # fmt: skip
         if bisect:
-            outcome = _bisected(outcome, loaded, chosen, bar)
+            from dlc.gate.bisecting import bisected
+
+            outcome = bisected(outcome, loaded, chosen, bar)
     if junit is not None:
         write_text(junit, render_gate_junit(outcome))
     if summary is not None:
@@ -88,25 +87,6 @@ def command(
     else:
         _print(outcome, verbose)
     return outcome.exit_code
-
-
-def _bisected(outcome: Outcome, loaded: Artifact, chosen: Settings, bar: Progress) -> Outcome:
-    from dataclasses import replace
-
-    from dlc.cost_table import default_cache
-    from dlc.gate.flow import gate
-    from dlc.gate.rebuilding import Rebuilder
-    from dlc.gate.undoing import undone
-
-    def again(artifact: Artifact) -> Outcome:
-        built = tuple(v.precision for v in artifact.built)
-        wanted = tuple(v for v in built if chosen.how.variants is None or v in chosen.how.variants)
-        how = replace(chosen.how, variants=wanted)
-        return gate(artifact, chosen.recipe, chosen.limits, how, against=chosen.baseline)
-
-    rebuilder = Rebuilder.of(loaded, chosen.recipe, chosen.spec, default_cache())
-    metric = chosen.recipe.metric if chosen.recipe is not None else None
-    return undone(outcome, rebuilder, again, chosen.limits, metric, bar)
 
 
 def _print(outcome: Outcome, verbose: int) -> None:

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import pytest
 
 from dlc.artifact import seal
-from tests.cli.conftest import RECIPE, Cli, Ran, classifier, examples
+from tests.cli.conftest import RECIPE, Cli, Ran, classifier, examples, spoil
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = 600
@@ -66,19 +66,6 @@ def statuses(ran: Ran) -> dict[str, str | None]:
 def held(found: dict[str, str | None]) -> bool:
     """Whether everything passes but what the clock decides, which at least does not fail."""
     return all(s in ("pass", None) or (QUIET in name and s == "inconclusive") for name, s in found.items())
-
-
-def spoil(folder: Path, precision: str, rows: int = 12) -> None:
-    """Turn the weights of some classes around, and set the checksums right again."""
-    path = folder / precision / "model.onnx"
-    model = ir.load(path)
-    weight = max(model.graph.initializers.values(), key=lambda v: v.const_value.nbytes if v.const_value else 0)
-    assert weight.const_value is not None
-    changed = weight.const_value.numpy().copy()
-    changed[:, :rows] = changed[:, :rows][:, ::-1]
-    weight.const_value = ir.tensor(changed, name=weight.name)
-    ir.save(model, path)
-    seal(folder)
 
 
 def test_a_baseline_is_written_and_then_held(gate: Callable[..., Ran], here: Path) -> None:
