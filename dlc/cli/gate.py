@@ -51,12 +51,9 @@ def command(
     from dlc.artifact import Artifact
     from dlc.bench import parse_dims
     from dlc.config import find
+    from dlc.gate.destinations import Destinations
     from dlc.gate.flow import as_json, gate
-    from dlc.gate.history import append
     from dlc.gate.settings import settings
-    from dlc.report.gate_junit import render_gate_junit
-    from dlc.report.gate_summary import render_gate_summary
-    from dlc.report.write import write_text
 
     loaded = Artifact.load(artifact)
     chosen = settings(
@@ -67,6 +64,8 @@ def command(
         raise click.UsageError("--update-baseline needs --baseline: the file to write")
     if bisect and (chosen.baseline is None or update_baseline):
         raise click.UsageError("--bisect undoes what changed since a baseline: name one with --baseline")
+    destinations = Destinations(junit, summary, record, chosen.baseline if update_baseline else None)
+    destinations.check()
     with progress() as bar:
         outcome = gate(
             loaded, chosen.recipe, chosen.limits, chosen.how, against=chosen.baseline, update=update_baseline,
@@ -76,16 +75,11 @@ def command(
             from dlc.gate.bisecting import bisected
 
             outcome = bisected(outcome, loaded, chosen, bar)
-    if junit is not None:
-        write_text(junit, render_gate_junit(outcome))
-    if summary is not None:
-        write_text(summary, render_gate_summary(outcome))
-    if record is not None:
-        append(record, outcome)
     if form == "json":
         print_json(as_json(outcome))
     else:
         _print(outcome, verbose)
+    destinations.write(outcome)  # last: what cannot be written takes no verdict away
     return outcome.exit_code
 
 

@@ -25,7 +25,8 @@ def render_gate_summary(outcome: Outcome) -> str:
         counted=f"{decided} gates: " + ", ".join(f"{n} {words[s]}" for s, n in counts if n),
         headers=HEADERS, rows=[_row(v, outcome) for v in outcome.now.variants],
         detail_headers=DETAILS, details=[_details(v) for v in outcome.now.variants],
-        slices=_slices(outcome), scored=[v.precision for v in outcome.now.variants if v.score],
+        altered=_altered(outcome), slices=_slices(outcome),
+        scored=[v.precision for v in outcome.now.variants if v.score],
         floor=numbers.percent(_floor(outcome), 1),
     )  # fmt: skip
 
@@ -56,6 +57,15 @@ def _details(variant: VariantSeen) -> tuple[str, ...]:
         numbers.size(variant.size.bytes),
         compressed_cell(variant.size),
     )  # fmt: skip
+
+
+def _altered(outcome: Outcome) -> list[str]:
+    """Name the variants whose files are not the baseline's."""
+    before = outcome.before
+    return [
+        v.precision for v in outcome.now.variants
+        if before is not None and (then := before.variant(v.precision)) is not None and then.files != v.files
+    ]  # fmt: skip
 
 
 def _slices(outcome: Outcome) -> list[tuple[str, ...]]:
