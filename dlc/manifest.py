@@ -216,6 +216,16 @@ class Size(Record, frozen=True, kw_only=True):
     ratio: float
 
 
+class Start(Record, frozen=True, kw_only=True):
+    """Start in a process of its own: ``load_ms`` makes a session where none was before, ``first_ms`` calls it first.
+
+    Of the fastest of three processes; of one, where that took over a second.
+    """
+
+    load_ms: float
+    first_ms: float
+
+
 class VerdictRecord(Record, frozen=True, kw_only=True):
     """Pass, fail or inconclusive, and a line of evidence for each gate."""
 
@@ -306,6 +316,7 @@ class VariantRecord(Record, frozen=True, kw_only=True):
     latency: Latency | None = None
     size: Size | None = None
     memory: Memory | None = None
+    start: Start | None = None
     golden: GoldenTolerance | None = None
     layers: tuple[LayerRecord, ...] = ()
     slices: tuple[SliceRecord, ...] = ()
@@ -371,6 +382,7 @@ class Reference(Record, frozen=True, kw_only=True):
     pinned: bool = False
     size: Size
     memory: Memory
+    start: Start | None = None
     work: Work | None = None
 
 

@@ -4,7 +4,8 @@
         dlc_gate("models/minilm.py", variant="int8")
 
 A gate that fails fails the test; one that is inconclusive skips it, with the reason. ``pytest --dlc-update-baseline``
-writes the baselines instead of comparing with them. Nothing but pytest is imported until a test calls the fixture.
+writes the baselines instead of comparing with them, ``--dlc-bisect`` looks for the change to blame, and
+``--dlc-config`` names a ``dlc.toml``. Nothing but pytest is imported until a test calls the fixture.
 """
 
 from __future__ import annotations
@@ -22,11 +23,27 @@ Gate = Callable[..., "Outcome"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--dlc-update-baseline``."""
+    """Add the options of ``dlc gate`` that are not a test's own."""
     group = parser.getgroup("dlc", "models judged by dlc")
     group.addoption(
         "--dlc-update-baseline", action="store_true", help="write dlc's baselines instead of comparing with them"
     )
+    group.addoption(
+        "--dlc-bisect", action="store_true",
+        help="where a gate fails, undo one change since the baseline at a time: which is to blame?",
+    )  # fmt: skip
+    group.addoption(
+        "--dlc-config", type=Path, metavar="FILE",
+        help="default: dlc.toml, or [tool.dlc] in pyproject.toml, at the root of the tests or above",
+    )  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse options that contradict each other."""
+    if config.getoption("--dlc-bisect") and config.getoption("--dlc-update-baseline"):
+        raise pytest.UsageError(
+            "--dlc-bisect undoes what changed since the baselines, --dlc-update-baseline replaces them: leave one out"
+        )
 
 
 @pytest.fixture
@@ -46,6 +63,8 @@ def dlc_gate(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
             str(source), variant=variant, baseline=Path(baseline) if baseline is not None else None,
             root=request.config.rootpath, scratch=tmp_path_factory.getbasetemp() / "dlc",
             update=bool(request.config.getoption("--dlc-update-baseline")),
+            configuration=request.config.getoption("--dlc-config"),
+            bisect=bool(request.config.getoption("--dlc-bisect")),
         )  # fmt: skip
         if outcome.status == "fail":
             pytest.fail(testing.explanation(outcome), pytrace=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,19 @@ def step(name: str) -> dict[str, Any]:
     return dict(found)
 
 
+def defaults() -> dict[str, str]:
+    """The variables of the step, as a job that states no input has them."""
+    action = yaml.safe_load(ACTION.read_text())
+    names = {k: v.removeprefix("${{ inputs.").removesuffix(" }}") for k, v in step("Gate")["env"].items()}
+    return {variable: action["inputs"][name].get("default", "") for variable, name in names.items()}
+
+
 def run(folder: Path, code: int, **inputs: str) -> subprocess.CompletedProcess[str]:
     tool = folder / "bin" / "dlc"
     tool.parent.mkdir()
     tool.write_text(STAND_IN.format(code=code))
     tool.chmod(0o755)
-    given = dict.fromkeys(step("Gate")["env"], "") | {"ARTIFACT": "build/a b", "INCONCLUSIVE": "fail"} | inputs
+    given = defaults() | {"ARTIFACT": "build/a b"} | inputs
     environment = {
         **given, "PATH": f"{tool.parent}:{os.environ['PATH']}", "GITHUB_OUTPUT": "output",
         "GITHUB_STEP_SUMMARY": "page",
@@ -63,11 +71,20 @@ def test_the_action_installs_its_own_version_unless_told_otherwise(tmp_path: Pat
 
 
 def test_options_reach_the_command_whole(tmp_path: Path) -> None:
-    done = run(tmp_path, 0, BASELINE="b 1.json", RECIPE="r.py", VARIANTS="int8", RECORD="h.jsonl")
+    done = run(
+        tmp_path,
+        0,
+        BASELINE="b 1.json",
+        RECIPE="r.py",
+        CONFIG="c d.toml",
+        VARIANTS="int8",
+        RECORD="h.jsonl",
+        BISECT="true",
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "called").read_text() == (
         "gate build/a b --junit dlc-gate/junit.xml --summary dlc-gate/summary.md --baseline b 1.json --recipe r.py "
-        "--variants int8 --record h.jsonl\n"
+        "--config c d.toml --variants int8 --record h.jsonl --bisect\n"
     )
     assert (tmp_path / "page").read_text() == "### verdict\n"
     assert "code=0" in (tmp_path / "output").read_text()
@@ -82,10 +99,46 @@ def test_the_verdict_is_the_job_s(tmp_path: Path, code: int, inconclusive: str, 
     assert f"code={code}" in (tmp_path / "output").read_text()
 
 
+def test_what_is_not_stated_is_not_passed_on(tmp_path: Path) -> None:
+    assert run(tmp_path, 0).returncode == 0
+    assert (tmp_path / "called").read_text() == (
+        "gate build/a b --junit dlc-gate/junit.xml --summary dlc-gate/summary.md\n"
+    )
+
+
+@pytest.mark.parametrize(("variable", "value"), [("BISECT", "yes"), ("INCONCLUSIVE", "warn")])
+def test_a_word_that_means_nothing_ends_the_job(tmp_path: Path, variable: str, value: str) -> None:
+    done = run(tmp_path, 0, **{variable: value})
+    assert done.returncode == 2
+    assert f"::error::{variable.lower()} is " in done.stdout
+    assert f"not '{value}'" in done.stdout
+    assert not (tmp_path / "called").exists()
+    assert "code=2" in (tmp_path / "output").read_text()
+
+
+def test_every_option_of_the_command_is_an_input(cli_help: str) -> None:
+    """But those that print, that write the baseline, and that say at which size and with which seed."""
+    of_the_command = {w for w in cli_help.split() if w.startswith("--") and w[2:].isalpha()}
+    elsewhere = {"--format", "--verbose", "--debug", "--help", "--dim", "--seed", "--update"}
+    stated = {word.rstrip(')"') for word in step("Gate")["run"].replace("(", " ").split() if word.startswith("--")}
+    assert of_the_command - elsewhere == stated
+
+
 def test_every_option_is_one_of_the_command_s(cli_help: str) -> None:
-    for word in step("Gate")["run"].split():
+    for word in step("Gate")["run"].replace("(", " ").split():
         if word.startswith("--"):
             assert word.rstrip(')"') in cli_help
+
+
+def test_the_documented_jobs_use_what_there_is(cli_help: str) -> None:
+    page = (ACTION.parent / "docs" / "gate.md").read_text()
+    github, gitlab = map(yaml.safe_load, re.findall(r"```yaml\n(.*?)```", page, re.DOTALL))
+    given = next(each["with"] for each in github if "artifact" in each.get("with", {}))
+    assert given.keys() <= yaml.safe_load(ACTION.read_text())["inputs"].keys()
+    [command] = [line for line in gitlab["gate"]["script"] if line.startswith("dlc gate ")]
+    options = [word for word in command.split() if word.startswith("--")]
+    assert "--bisect" in options
+    assert all(option in cli_help for option in options)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from dlc.config import find
 from dlc.gate import testing
-from tests.cli.conftest import RECIPE, classifier, examples
+from tests.cli.conftest import RECIPE, classifier, examples, spoil
 
 ROOT = Path(__file__).parent.parent
 TEST = """
@@ -104,6 +104,33 @@ def test_a_failing_gate_fails_the_test_with_its_line(repository: Path) -> None:
     assert code == 1
     assert "fail: int8/size: " in out
     assert "Traceback" not in out
+
+
+def test_bisect_says_what_is_to_blame(repository: Path) -> None:
+    """The files were altered after the compile: what is compiled anew, of the same graph, is as it was."""
+    spoil(repository / "artifact", "int8")
+    code, out = run(repository, "--dlc-bisect")
+    assert code == 1
+    assert "fail: int8/accuracy since baseline: top1" in out
+    assert "undone: rebuilt with nothing undone: the gate holds" in out
+
+
+def test_a_configuration_can_be_named(repository: Path) -> None:
+    (repository / "strict.toml").write_text(
+        '[models.centres]\nrecipe = "recipe.toml"\ngates = { max_size_ratio = 0.01 }\n'
+    )
+    code, out = run(repository, "--dlc-config", "strict.toml")
+    assert code == 1
+    assert "fail: int8/size: " in out
+    code, out = run(repository, "--dlc-config", "none.toml")
+    assert code == 1
+    assert "RecipeError: none.toml: No such file" in out
+
+
+def test_options_that_contradict_each_other_are_refused(repository: Path) -> None:
+    code, out = run(repository, "--dlc-bisect", "--dlc-update-baseline")
+    assert code == pytest.ExitCode.USAGE_ERROR
+    assert "leave one out" in out
 
 
 def test_an_inconclusive_gate_skips_the_test_with_its_line(repository: Path) -> None:

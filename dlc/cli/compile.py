@@ -106,12 +106,15 @@ def command(
 
 
 def _print(artifact: Artifact, verbose: int) -> None:
+    from dlc.report.delivery import delivery_rows
     from dlc.report.sites import conversions
     from dlc.report.table import simulation_line, verdict_rows
 
     record = artifact.manifest
     print_table(*verdict_rows(record), title=_title(record))
     click.echo(LEGEND)
+    if verbose:
+        print_table(*delivery_rows(record), title="download and start")
     for warning in record.warnings:
         click.echo(f"warning: {warning}")
     for variant in record.variants:

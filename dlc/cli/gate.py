@@ -10,10 +10,7 @@ import click
 from dlc.cli.common import Format, common, print_json, progress
 
 if TYPE_CHECKING:
-    from dlc.artifact import Artifact
     from dlc.gate.flow import Outcome
-    from dlc.gate.settings import Settings
-    from dlc.progress import Progress
 
 
 @click.command(short_help="Measure an artifact anew and judge it, by its gates and against a baseline: for CI.")
@@ -54,12 +51,9 @@ def command(
     from dlc.artifact import Artifact
     from dlc.bench import parse_dims
     from dlc.config import find
+    from dlc.gate.destinations import Destinations
     from dlc.gate.flow import as_json, gate
-    from dlc.gate.history import append
     from dlc.gate.settings import settings
-    from dlc.report.gate_junit import render_gate_junit
-    from dlc.report.gate_summary import render_gate_summary
-    from dlc.report.write import write_text
 
     loaded = Artifact.load(artifact)
     chosen = settings(
@@ -70,43 +64,23 @@ def command(
         raise click.UsageError("--update-baseline needs --baseline: the file to write")
     if bisect and (chosen.baseline is None or update_baseline):
         raise click.UsageError("--bisect undoes what changed since a baseline: name one with --baseline")
+    destinations = Destinations(junit, summary, record, chosen.baseline if update_baseline else None)
+    destinations.check()
     with progress() as bar:
         outcome = gate(
             loaded, chosen.recipe, chosen.limits, chosen.how, against=chosen.baseline, update=update_baseline,
             progress=bar,
         )  # fmt: skip
         if bisect:
-            outcome = _bisected(outcome, loaded, chosen, bar)
-    if junit is not None:
-        write_text(junit, render_gate_junit(outcome))
-    if summary is not None:
-        write_text(summary, render_gate_summary(outcome))
-    if record is not None:
-        append(record, outcome)
+            from dlc.gate.bisecting import bisected
+
+            outcome = bisected(outcome, loaded, chosen, bar)
     if form == "json":
         print_json(as_json(outcome))
     else:
         _print(outcome, verbose)
+    destinations.write(outcome)  # last: what cannot be written takes no verdict away
     return outcome.exit_code
-
-
-def _bisected(outcome: Outcome, loaded: Artifact, chosen: Settings, bar: Progress) -> Outcome:
-    from dataclasses import replace
-
-    from dlc.cost_table import default_cache
-    from dlc.gate.flow import gate
-    from dlc.gate.rebuilding import Rebuilder
-    from dlc.gate.undoing import undone
-
-    def again(artifact: Artifact) -> Outcome:
-        built = tuple(v.precision for v in artifact.built)
-        wanted = tuple(v for v in built if chosen.how.variants is None or v in chosen.how.variants)
-        how = replace(chosen.how, variants=wanted)
-        return gate(artifact, chosen.recipe, chosen.limits, how, against=chosen.baseline)
-
-    rebuilder = Rebuilder.of(loaded, chosen.recipe, chosen.spec, default_cache())
-    metric = chosen.recipe.metric if chosen.recipe is not None else None
-    return undone(outcome, rebuilder, again, chosen.limits, metric, bar)
 
 
 def _print(outcome: Outcome, verbose: int) -> None:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,8 +15,9 @@ import msgspec
 
 from dlc.errors import ArtifactError
 from dlc.gate.observation import Observation
-from dlc.manifest import Record
+from dlc.manifest import Interfaces, Record
 from dlc.pretty import pretty_json
+from dlc.whole_file import write_whole
 
 SCHEMA: Final = "dlc-baseline/1"
 
@@ -36,11 +35,7 @@ def write(path: Path, seen: Observation) -> None:
     record = Baseline(schema=SCHEMA, digest=_digest(seen), observation=seen)
     text = pretty_json(record)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as scratch:
-            scratch.write(text)
-        Path(scratch.name).chmod(0o666 & ~_umask())
-        Path(scratch.name).replace(path)
+        write_whole(path, text)
     except OSError as error:
         raise ArtifactError(f"baseline {path} cannot be written: {error.strerror}") from error
 
@@ -71,15 +66,7 @@ def read(path: Path) -> Observation:
 
 def check(path: Path, before: Observation, now: Observation) -> None:
     """Refuse a baseline of another model, interface or metric; ArtifactError says which."""
-    if before.model != now.model:
-        raise ArtifactError(
-            f"baseline {path} is of {before.model!r}, the artifact of {now.model!r}: name the right one"
-        )
-    if before.interface != now.interface:
-        raise ArtifactError(
-            f"baseline {path} is of a model with another interface: {_interface(before)}, now {_interface(now)}; "
-            f"if that is meant, write it anew with --update-baseline"
-        )
+    check_model(path, (before.model, before.interface), (now.model, now.interface))
     for variant in now.variants:
         earlier = before.variant(variant.precision)
         if earlier and earlier.score and variant.score and earlier.score.metric != variant.score.metric:
@@ -87,6 +74,17 @@ def check(path: Path, before: Observation, now: Observation) -> None:
                 f"baseline {path} holds {earlier.score.metric}, the recipe measures {variant.score.metric}: two "
                 f"metrics cannot be compared; write it anew with --update-baseline"
             )
+
+
+def check_model(path: Path, then: tuple[str, Interfaces], now: tuple[str, Interfaces]) -> None:
+    """Refuse a baseline, a file or an artifact, of another model or interface: known before anything is measured."""
+    if then[0] != now[0]:
+        raise ArtifactError(f"baseline {path} is of {then[0]!r}, the artifact of {now[0]!r}: name the right one")
+    if then[1] != now[1]:
+        raise ArtifactError(
+            f"baseline {path} is of a model with another interface: {_interface(then[1])}, now {_interface(now[1])}; "
+            f"if that is meant, write it anew with --update-baseline"
+        )
 
 
 def schema_text() -> str:
@@ -115,14 +113,8 @@ def _digest(seen: Observation) -> str:
     return hashlib.sha256(msgspec.json.encode(seen, order="sorted")).hexdigest()
 
 
-def _interface(seen: Observation) -> str:
-    return f"{', '.join(seen.interface.inputs)} → {', '.join(seen.interface.outputs)}"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _interface(found: Interfaces) -> str:
+    return f"{', '.join(found.inputs)} → {', '.join(found.outputs)}"
 
 
 if __name__ == "__main__":

@@ -66,6 +66,12 @@ def gate(
     """
     earlier = Artifact.load(against) if against is not None and not update and (against / MANIFEST).is_file() else None
     before = baseline.read(against) if against is not None and not update and earlier is None else None
+    if against is not None:
+        named = artifact.manifest.name, artifact.manifest.interface
+        if earlier is not None:
+            baseline.check_model(against, (earlier.manifest.name, earlier.manifest.interface), named)
+        elif before is not None:
+            baseline.check_model(against, (before.model, before.interface), named)
     artifacts = [artifact] if earlier is None else [artifact, earlier]
     found = observe(artifacts, recipe, how, progress)
     now, before = found[0], found[1] if earlier is not None else before

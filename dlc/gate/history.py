@@ -14,6 +14,8 @@ from dlc.errors import ArtifactError
 from dlc.gate.flow import Outcome
 from dlc.manifest import Estimate, Record, Status
 
+PICTURE = ".svg"
+"""What the picture's name ends in, beside the history's."""
 COMMITS = ("GITHUB_SHA", "CI_COMMIT_SHA", "BUILD_SOURCEVERSION", "GIT_COMMIT")
 """Where GitHub, GitLab, Azure and Jenkins say what they run on."""
 
@@ -46,13 +48,17 @@ def append(path: Path, outcome: Outcome) -> None:
 
     entries = [*(read(path) if path.exists() else ()), entry(outcome)]
     write_text(path, "".join(msgspec.json.encode(e).decode() + "\n" for e in entries))
-    write_text(path.with_suffix(".svg"), trend(entries))
+    write_text(path.with_suffix(PICTURE), trend(entries))
 
 
 def read(path: Path) -> list[Entry]:
     """Read a history; ArtifactError names the line that is none."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"history {path} cannot be read: {error}; name another file") from error
     entries = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             entries.append(msgspec.json.decode(line, type=Entry))
         except msgspec.DecodeError as error:

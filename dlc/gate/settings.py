@@ -37,13 +37,21 @@ def settings(
     stated = config.model(name)
     spec = _spec(name, config, recipe_file)
     recipe = recipe_of(name, spec, artifact)
-    limits = limits_of(recipe, {**config.document.gates.stated(), **stated.gates.stated()}, stated.gates.stated())
+    limits = _limits(name, recipe, config)
     _check_target(name, config, artifact)
     how = How(
         variants=_variants(variants, stated.variants), seed=seed, objective=limits.objective,
         concurrency=limits.concurrency, dims={**stated.dims, **(dims or {})},
     )  # fmt: skip
     return Settings(recipe, limits, how, baseline or config.at(stated.baseline), spec)
+
+
+def _limits(name: str, recipe: Recipe | None, config: Config) -> Limits:
+    own = config.model(name).gates.stated()
+    try:
+        return limits_of(recipe, {**config.document.gates.stated(), **own}, own)
+    except RecipeError as error:  # the recipe's own were checked when it was read
+        raise RecipeError(f"{config.path}: model {name!r}: {error}") from error
 
 
 def _spec(name: str, config: Config, named: str | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -11,6 +12,7 @@ from dlc.config import Config, TargetTable, find
 from dlc.gate.flow import Outcome, gate
 from dlc.gate.settings import settings
 from dlc.models import ZOO
+from dlc.progress import Silent
 
 if TYPE_CHECKING:
     from dlc.recipe import Precision
@@ -18,10 +20,15 @@ if TYPE_CHECKING:
 
 
 def gate_source(
-    source: str, *, variant: str | None, baseline: Path | None, root: Path, scratch: Path, update: bool
-) -> Outcome:
-    """Gate an artifact as it is, or compile a source first; ``scratch`` keeps what was compiled."""
-    config = find(start=root)
+    source: str, *, variant: str | None, baseline: Path | None, root: Path, scratch: Path, update: bool,
+    configuration: Path | None = None, bisect: bool = False,
+) -> Outcome:  # fmt: skip
+    """Gate an artifact as it is, or compile a source first; ``scratch`` keeps what was compiled.
+
+    ``configuration``: in the place of the ``dlc.toml`` that is nearest to ``root``. ``bisect``: look for the change to
+    blame, where a gate fails (``dlc.gate.bisecting``).
+    """
+    config = find(configuration, start=root)
     artifact, recipe = artifact_of(source, variant, root, scratch, config)
     name = artifact.manifest.name
     chosen = settings(
@@ -29,7 +36,12 @@ def gate_source(
         variants=variant,
     )  # fmt: skip
     against = chosen.baseline or root / "baselines" / f"{'-'.join([name, *([variant] if variant else [])])}.json"
-    return gate(artifact, chosen.recipe, chosen.limits, chosen.how, against=against, update=update)
+    outcome = gate(artifact, chosen.recipe, chosen.limits, chosen.how, against=against, update=update)
+    if not bisect:
+        return outcome
+    from dlc.gate.bisecting import bisected  # compiles
+
+    return bisected(outcome, artifact, replace(chosen, baseline=against), Silent())
 
 
 def artifact_of(

@@ -68,7 +68,8 @@ def recalled(k: int) -> Callable[[Array, Array], Floats]:
     """Share of a query's relevant items that are among the k with the highest scores; scores [n, items].
 
     Targets: the one relevant item's index [n], or which items are relevant [n, items]. As torchmetrics'
-    ``RetrievalRecall(top_k=k)`` for each query; one without a relevant item is an error, not a 0.
+    ``RetrievalRecall(top_k=k)`` for each query, which leaves out scores of 0 and less; dlc ranks those too. A query
+    without a relevant item is an error, not a 0.
     """
 
     def rows(scores: Array, targets: Array) -> Floats:

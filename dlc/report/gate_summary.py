@@ -6,9 +6,11 @@ from dlc.gate.flow import Outcome
 from dlc.gate.observation import VariantSeen
 from dlc.manifest import Estimate
 from dlc.report import numbers
+from dlc.report.delivery import compressed_cell
 from dlc.report.markdown import render
 
-HEADERS = ("variant", "metric", "latency", "p50", "p90", "p99", "cold start", "first call", "size", "peak memory")
+HEADERS = ("variant", "metric", "latency", "size", "peak memory")
+DETAILS = ("variant", "p50", "p90", "p99", "cold start", "first call", "size", "compressed")
 
 
 def render_gate_summary(outcome: Outcome) -> str:
@@ -22,7 +24,9 @@ def render_gate_summary(outcome: Outcome) -> str:
         warned=[line for line in outcome.lines if line.warns],
         counted=f"{decided} gates: " + ", ".join(f"{n} {words[s]}" for s, n in counts if n),
         headers=HEADERS, rows=[_row(v, outcome) for v in outcome.now.variants],
-        slices=_slices(outcome), scored=[v.precision for v in outcome.now.variants if v.score],
+        detail_headers=DETAILS, details=[_details(v) for v in outcome.now.variants],
+        altered=_altered(outcome), slices=_slices(outcome),
+        scored=[v.precision for v in outcome.now.variants if v.score],
         floor=numbers.percent(_floor(outcome), 1),
     )  # fmt: skip
 
@@ -38,12 +42,30 @@ def _row(variant: VariantSeen, outcome: Outcome) -> tuple[str, ...]:
         variant.precision,
         metric + _since(score.value if score else None, then.value if then else None),
         ratio + _since(timing.ratio, earlier.timing.ratio if earlier else None, digits=3),
+        _size(variant, earlier),
+        numbers.size(min(variant.memory.peak_bytes)),
+    )
+
+
+def _details(variant: VariantSeen) -> tuple[str, ...]:
+    timing = variant.timing
+    return (
+        variant.precision,
         *(numbers.ABSENT if t is None else numbers.milliseconds(t) for t in (
             timing.p50_ms, timing.p90_ms, timing.p99_ms, timing.load_ms, timing.first_ms,
         )),
-        _size(variant, earlier),
-        numbers.size(min(variant.memory.peak_bytes)),
+        numbers.size(variant.size.bytes),
+        compressed_cell(variant.size),
     )  # fmt: skip
+
+
+def _altered(outcome: Outcome) -> list[str]:
+    """Name the variants whose files are not the baseline's."""
+    before = outcome.before
+    return [
+        v.precision for v in outcome.now.variants
+        if before is not None and (then := before.variant(v.precision)) is not None and then.files != v.files
+    ]  # fmt: skip
 
 
 def _slices(outcome: Outcome) -> list[tuple[str, ...]]:

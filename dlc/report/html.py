@@ -9,13 +9,14 @@ from dlc import manifest as record
 from dlc.manifest import Lifetime, Manifest, Memory
 from dlc.recipe import INSTEAD
 from dlc.report import numbers, table
+from dlc.report.delivery import delivery_rows
 from dlc.report.latency import distributions
-from dlc.report.layers import by_sqnr
+from dlc.report.layers import by_sqnr, worst
 from dlc.report.lifetimes import plan
 from dlc.report.roofline import roofline
 from dlc.report.sites import gather, shared
 from dlc.report.slices import slice_rows
-from dlc.report.svg import Picture
+from dlc.report.svg import DARK, LIGHT, Picture, declared
 from dlc.report.tradeoff import tradeoff
 from dlc.types import Bytes
 
@@ -43,9 +44,12 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
         headline=table.headline(manifest),
         best=table.best(manifest),
         symbols=SYMBOLS,
+        light=declared(LIGHT),
+        dark=declared(DARK),
         marks=[_mark(i) for i in range(len(manifest.variants))],
         tradeoff=tradeoff(manifest),
         distributions=distributions(manifest),
+        delivery=delivery_rows(manifest),
         roofline=roofline(manifest),
         passes=shared({v.precision: v.passes for v in manifest.variants}),
         choices=shared({v.precision: v.choices for v in manifest.variants}),
@@ -53,7 +57,9 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
         plans=_plans(manifest, plans, rectangles),
         gates=gate_lines(manifest),
         slices=slice_rows(manifest),
-        layers={v.precision: by_sqnr(v.layers, i) for i, v in enumerate(manifest.variants) if v.layers},
+        layers={
+            v.precision: (by_sqnr(v.layers, i), worst(v.layers)) for i, v in enumerate(manifest.variants) if v.layers
+        },
         lines=table.lines,
         simulation_line=table.simulation_line,
     )

@@ -17,9 +17,14 @@ NAME = 40
 """Characters of a name that fit beside a bar."""
 
 
+def worst(layers: Sequence[LayerRecord]) -> list[LayerRecord]:
+    """Return those that are shown, the one with the most noise first."""
+    return sorted(layers, key=lambda layer: layer.sqnr_db)[:SHOWN]
+
+
 def by_sqnr(layers: Sequence[LayerRecord], series: int) -> Markup:
     """Draw the worst layers, in the colour of their variant; an SQNR below 0 dB has no bar."""
-    shown = sorted(layers, key=lambda layer: layer.sqnr_db)[:SHOWN]
+    shown = worst(layers)
     bottom = TOP + ROW * len(shown)
     x = Scale(0.0, max(10.0, *(layer.sqnr_db for layer in shown)), LEFT, RIGHT)
     picture = Picture(WIDTH, bottom + BOTTOM, f"SQNR of the {len(shown)} layers that differ most from FP32")

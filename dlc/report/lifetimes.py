@@ -47,6 +47,7 @@ def plan(memory: Memory | None, lifetimes: Sequence[Lifetime], drawn: int) -> Pl
     for buffer in sorted(shown, key=lambda b: (b.first, b.offset, b.name)):
         style = "buffer alive" if buffer.first <= step < buffer.last else "buffer"
         picture.rect(_box(buffer, x, y), f"{style} big" if buffer in named else style, _tip(buffer))
+    _edges(picture, x, step)
     _bounds(picture, y, memory, top)
     _numbers(picture, named, x, y)
     return Plan(picture.markup(), step, live, steps, len(lifetimes), tuple(named), _capped(shown, lifetimes))
@@ -83,8 +84,18 @@ def _axes(picture: Picture, x: Scale, y: Scale) -> None:
     picture.text(PLOT.left - 66, PLOT.top - 10, "↑ offset", "axis")
 
 
+def _column(x: Scale, step: Step) -> tuple[float, float]:
+    return x(step), max(x(step + 1), x(step) + 2)
+
+
+def _edges(picture: Picture, x: Scale, step: Step) -> None:
+    """Draw the sides of the peak's column over the buffers, which cover it."""
+    for side in _column(x, step):
+        picture.line(side, PLOT.top, side, PLOT.top + PLOT.height, "peak-edge")
+
+
 def _peak(picture: Picture, x: Scale, step: Step, live: Bytes) -> None:
-    left, right = x(step), max(x(step + 1), x(step) + 2)
+    left, right = _column(x, step)
     picture.rect(Box(left, PLOT.top, right - left, PLOT.height), "peak")
     words = f"peak: step {step}, {numbers.size(live)} alive"
     half = 3.3 * len(words)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from dlc.manifest import Manifest, Status
 from dlc.report import table
+from dlc.report.delivery import delivery_rows
 from dlc.report.numbers import legible, shorten
 from dlc.report.slices import slice_rows
 
@@ -20,7 +21,7 @@ def render_markdown(manifest: Manifest) -> str:
     headers, rows = table.verdict_rows(manifest)
     return render(
         "summary.md.j2", m=manifest, headline=table.headline(manifest), best=table.best(manifest), headers=headers,
-        rows=rows, lines=table.lines, slices=slice_rows(manifest),
+        rows=rows, lines=table.lines, slices=slice_rows(manifest), delivery=delivery_rows(manifest),
     )  # fmt: skip
 
 

@@ -149,7 +149,7 @@ def _frame(picture: Picture, x: Scale, y: Scale, peaks: Peaks) -> list[Box]:
         start = max(x.low, ops / max(peaks.bytes, peaks.cache_bytes))
         picture.line(x(start), y(ops), right, y(ops), "gate")
         text = f"{words} {numbers.si(ops, 'op/s')}"
-        picture.text(right - 6, y(ops) - 5, text, "note", "end")
+        picture.text(right - 6, y(ops) - 5, text, "note halo", "end")
         taken.append(Box(x(start), y(ops) - 2, right - x(start), 4))
         taken.append(Box(right - 6 - width_of(text), y(ops) - 18, width_of(text), 16))
     return taken
@@ -166,7 +166,7 @@ def _slope(
     picture.line(x(first), y(rate * first), x(last), y(rate * last), style)
     at = first * (last / first) ** (0.04 if anchor == "start" else 0.7)
     edge, foot = (x(at) + 8, y(rate * at) + 4) if anchor == "start" else (x(at) - 8, y(rate * at))
-    picture.text(edge, foot, words, "note", anchor)
+    picture.text(edge, foot, words, "note halo", anchor)
     along = [Box(x(s) - 5, y(rate * s) - 5, 10, 10) for s in (first * (last / first) ** (k / 40) for k in range(41))]
     return [*along, Box(edge if anchor == "start" else edge - width_of(words), foot - 12, width_of(words), 16)]
 

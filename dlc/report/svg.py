@@ -113,8 +113,10 @@ class Picture:
         return Markup(ET.tostring(self.root, encoding="unicode"))  # noqa: S704 - ElementTree has escaped it
 
 
-COLOURS = 6
-"""Series colours in the style sheet (``.s0`` to ``.s5``), from the palette of Okabe and Ito."""
+LIGHT = ("#0072b2", "#d55e00", "#009e73", "#c2689b", "#b87d00", "#2f96d0")
+DARK = ("#4ea9e3", "#f28a4d", "#2fc496", "#e0a3c6", "#f2b83f", "#93d3f7")
+"""Colours of the series, in the hues of Okabe and Ito, each with a contrast of 3 or more to its page."""
+COLOURS = len(LIGHT)
 
 _CIRCLE = [(math.cos(math.pi * k / 12), math.sin(math.pi * k / 12)) for k in range(24)]
 _BAR = [(-1.2, -0.45), (1.2, -0.45), (1.2, 0.45), (-1.2, 0.45)]
@@ -126,6 +128,11 @@ _CROSS = [(a * 0.4, b * 0.4) for a, b in (
     (-1, -3), (1, -3), (1, -1), (3, -1), (3, 1), (1, 1), (1, 3), (-1, 3), (-1, 1), (-3, 1), (-3, -1), (-1, -1),
 )]  # fmt: skip
 _SHAPES = (_CIRCLE, _SQUARE, _DIAMOND, _UP, _DOWN, _CROSS)
+
+
+def declared(colours: Sequence[str]) -> str:
+    """Declare the colours of the series for a style sheet, whose classes are ``.s0``, ``.s1`` and so on."""
+    return " ".join(f"--s{i}: {colour};" for i, colour in enumerate(colours))
 
 
 def width_of(words: str) -> float:

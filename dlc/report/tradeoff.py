@@ -234,7 +234,7 @@ def _label(picture: Picture, p: Point, axes: Axes, taken: list[Box]) -> None:
     x, y = axes.x, axes.y
     at_x, at_y, tip, foot = x(p.x.value), y(p.y.value), y(p.y.high), y(p.y.low)
     words = f"{p.name}: {p.status}" + (f" ↓ {axes.written(p.y.value)}" if p.y.value < y.low else "")
-    wide, high = KEY + width_of(words) + 4, 16.0
+    wide, high = KEY + width_of(words) + 10, 16.0
     spots = [(at_x + 12, at_y - 8), (at_x - wide / 2, tip - high - 2), (at_x - wide / 2, foot + 2)]
     for reach in (12, 22, 34, 48):
         rows = (at_y - 8, at_y - high - reach + 6, at_y + reach - 6)

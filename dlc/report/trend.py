@@ -7,7 +7,7 @@ from xml.etree import ElementTree as ET
 
 from dlc.gate.history import Entry, Point
 from dlc.manifest import Estimate, Status
-from dlc.report.svg import Picture, Scale, tick_label
+from dlc.report.svg import DARK, LIGHT, Picture, Scale, declared, tick_label
 
 WIDTH, PANEL, TOP, LEFT, RIGHT, BOTTOM = 760.0, 118.0, 34.0, 84.0, 110.0, 46.0
 SHOWN = 60
@@ -16,20 +16,20 @@ MARKS: Mapping[Status, tuple[str, str, str]] = {
     "fail": ("✕", "a gate failed", "failed"), "inconclusive": ("?", "a gate was inconclusive", "open"),
 }  # fmt: skip
 """Sign below a run that did not pass, what it says, and the class of its text."""
-STYLE = """
-svg { --page: #fff; --ink: #1b2027; --muted: #5a6470; --line: #dde2e8; --fail: #a82a00;
-  --s0: #0072b2; --s1: #d55e00; --s2: #009e73; --s3: #cc79a7; --s4: #e69f00; --s5: #56b4e9; background: var(--page); }
-@media (prefers-color-scheme: dark) { svg { --page: #12161b; --ink: #e8ecf1; --muted: #a0abb8; --line: #2f3842;
-  --fail: #ffa584; --s0: #4ea9e3; --s1: #f28a4d; --s2: #2fc496; --s3: #e0a3c6; --s4: #f2b83f; --s5: #93d3f7; } }
-text { font: 12px system-ui, "Liberation Sans", Arial, sans-serif; fill: var(--ink); }
-.tick, .axis { fill: var(--muted); } .label { font-weight: 600; } .failed { fill: var(--fail); font-weight: 700; }
-.open { fill: var(--muted); font-weight: 700; }
-path { fill: none; } .grid { stroke: var(--line); }
-.s0 { --c: var(--s0); } .s1 { --c: var(--s1); } .s2 { --c: var(--s2); }
-.s3 { --c: var(--s3); } .s4 { --c: var(--s4); } .s5 { --c: var(--s5); }
-.mark, path.key { fill: var(--c); stroke: var(--page); }
-.spread { stroke: var(--c); stroke-opacity: .45; stroke-width: 4; }
-.course { stroke: var(--c); stroke-width: 1.5; }
+STYLE = f"""
+svg {{ --page: #fff; --ink: #1b2027; --muted: #5a6470; --line: #dde2e8; --fail: #a82a00;
+  {declared(LIGHT)} background: var(--page); }}
+@media (prefers-color-scheme: dark) {{ svg {{ --page: #12161b; --ink: #e8ecf1; --muted: #a0abb8; --line: #2f3842;
+  --fail: #ffa584; {declared(DARK)} }} }}
+text {{ font: 12px system-ui, "Liberation Sans", Arial, sans-serif; fill: var(--ink); }}
+.tick, .axis {{ fill: var(--muted); }} .label {{ font-weight: 600; }} .failed {{ fill: var(--fail); font-weight: 700; }}
+.open {{ fill: var(--muted); font-weight: 700; }}
+path {{ fill: none; }} .grid {{ stroke: var(--line); }}
+.s0 {{ --c: var(--s0); }} .s1 {{ --c: var(--s1); }} .s2 {{ --c: var(--s2); }}
+.s3 {{ --c: var(--s3); }} .s4 {{ --c: var(--s4); }} .s5 {{ --c: var(--s5); }}
+.mark, path.key {{ fill: var(--c); stroke: var(--page); }}
+.spread {{ stroke: var(--c); stroke-opacity: .45; stroke-width: 4; }}
+.course {{ stroke: var(--c); stroke-width: 1.5; }}
 """
 
 Value = Callable[[Point], Estimate | None]

@@ -1,8 +1,9 @@
-"""Writes every report of one compile into its artifact's folder."""
+"""Writes every report of one compile into its artifact's folder, and single ones where a user asked for them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from dlc.errors import UserError
@@ -10,6 +11,7 @@ from dlc.manifest import Lifetime, Manifest
 from dlc.report.html import render_html
 from dlc.report.junit import render_junit
 from dlc.report.markdown import render_markdown
+from dlc.whole_file import probe, write_whole
 
 
 def write_reports(folder: Path, manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]]) -> None:
@@ -24,9 +26,20 @@ def write_reports(folder: Path, manifest: Manifest, plans: Mapping[str, Sequence
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write one report where the user asked for it; UserError if that cannot be."""
+    """Write one report where the user asked for it, whole or not at all; UserError if that cannot be."""
+    with _said(path):
+        write_whole(path, text.encode())
+
+
+def check_writable(path: Path) -> None:
+    """UserError where ``write_text`` could not write: for before anything is measured."""
+    with _said(path):
+        probe(path)
+
+
+@contextmanager
+def _said(path: Path) -> Iterator[None]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode())
+        yield
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
@@ -33,6 +33,8 @@ ROUNDS = 200
 MAX_SECONDS = 60.0
 """Of timing all variants side by side, unless the least rounds take longer."""
 SEEDED_BATCHES = 16
+STARTS, SLOW_MS = 3, 1000.0
+"""Processes that start a model, of which the fastest counts; a start that is slower than this is not repeated."""
 REFERENCE = "reference"
 BASELINE = "baseline"
 
@@ -101,7 +103,7 @@ def gather(
         measured[subject.name] = Measured(
             summarise(samples[subject.name], samples[BASELINE], rng=rng),
             sizes(subject.files, base_size),
-            peak_rss(subject.folder / MODEL, subject.config, feeds),
+            _process(subject, feeds),
             _accuracy(recipe.metric, scores[REFERENCE], scores[subject.name], seed),
             scores[subject.name].agreement,
             scores[subject.name].fault,
@@ -110,6 +112,16 @@ def gather(
         progress.advance()
     value = _reference_value(recipe.metric, scores[REFERENCE], seed)
     return Evidence(judge.name, value, scores[REFERENCE].examples, can_pin(runners.values()), measured)
+
+
+def _process(subject: Subject, feeds: Feeds) -> Rss:
+    """Measure peak memory, and the start: what else the machine does makes one slower, never faster."""
+    path = subject.folder / MODEL
+    found = [peak_rss(path, subject.config, feeds)]
+    while len(found) < STARTS and found[0].load_ms + found[0].first_ms < SLOW_MS:
+        found.append(peak_rss(path, subject.config, feeds, runs=1))
+    fastest = min(found, key=lambda each: each.load_ms + each.first_ms)
+    return replace(found[0], load_ms=fastest.load_ms, first_ms=fastest.first_ms)
 
 
 def _reference(baseline: Subject, exported: Exported) -> Runner:

@@ -118,6 +118,7 @@ def to_manifest(
             pinned=evidence.pinned,
             size=baseline.size,
             memory=_memory(baseline, None, sizes, weight_bytes(exported.model)),
+            start=manifest.Start(load_ms=baseline.rss.load_ms, first_ms=baseline.rss.first_ms),
         ),
         variants=tuple(
             msgspec.structs.replace(
@@ -163,6 +164,7 @@ def _variant(
         latency=measured.latency,
         size=measured.size,
         memory=_memory(measured, plan, sizes, weight_bytes(build.model)),
+        start=manifest.Start(load_ms=measured.rss.load_ms, first_ms=measured.rss.first_ms),
         golden=golden_tolerance(build.precision, build.model),
         slices=measured.slices,
     )

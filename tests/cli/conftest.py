@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from dlc.artifact import seal
 from dlc.cli import run
 
 FEATURES, CLASSES = 128, 32
@@ -106,3 +107,16 @@ def recipe(data: Path) -> Path:
     path = data / "recipe.toml"
     path.write_text(RECIPE)
     return path
+
+
+def spoil(folder: Path, precision: str, rows: int = 12) -> None:
+    """Turn the weights of some classes around, and set the checksums right again."""
+    path = folder / precision / "model.onnx"
+    model = ir.load(path)
+    weight = max(model.graph.initializers.values(), key=lambda v: v.const_value.nbytes if v.const_value else 0)
+    assert weight.const_value is not None
+    changed = weight.const_value.numpy().copy()
+    changed[:, :rows] = changed[:, :rows][:, ::-1]
+    weight.const_value = ir.tensor(changed, name=weight.name)
+    ir.save(model, path)
+    seal(folder)

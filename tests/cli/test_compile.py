@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -46,6 +47,8 @@ def test_onnx_file_alone_is_judged_by_agreement(cli: Cli, model: Path) -> None:
     assert record["reference"]["metric"] is None
     assert [v["accuracy"] for v in record["variants"]] == [None, None]
     assert all(v["agreement"]["cosine"] > 0.99 for v in record["variants"])
+    for start in (record["reference"]["start"], *(v["start"] for v in record["variants"])):
+        assert min(start["load_ms"], start["first_ms"]) > 0
 
 
 def test_two_compiles_give_byte_identical_models(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:
@@ -97,6 +100,7 @@ def test_calibration_equal_to_evaluation_is_a_warning_in_the_verdict(
     ran = cli("compile", model, "-r", recipe, "-o", "build", "-v")
     assert ran.judged, ran.err
     assert "200 calibration examples are evaluation examples" in ran.out
+    assert re.search(r"FP32 reference .* KiB +[\d.]+ KiB \(\d+ %\)( +[\d.]+ ms){3}", ran.out)
 
 
 def test_a_failing_gate_exits_with_1(cli: Cli, model: Path, recipe: Path) -> None:

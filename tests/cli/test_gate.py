@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+import msgspec
 import numpy as np
 import onnx_ir as ir
 import pytest
 
 from dlc.artifact import seal
-from tests.cli.conftest import RECIPE, Cli, Ran, classifier, examples
+from dlc.gate import baseline
+from tests.cli.conftest import RECIPE, Cli, Ran, classifier, examples, spoil
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = 600
@@ -68,19 +73,6 @@ def held(found: dict[str, str | None]) -> bool:
     return all(s in ("pass", None) or (QUIET in name and s == "inconclusive") for name, s in found.items())
 
 
-def spoil(folder: Path, precision: str, rows: int = 12) -> None:
-    """Turn the weights of some classes around, and set the checksums right again."""
-    path = folder / precision / "model.onnx"
-    model = ir.load(path)
-    weight = max(model.graph.initializers.values(), key=lambda v: v.const_value.nbytes if v.const_value else 0)
-    assert weight.const_value is not None
-    changed = weight.const_value.numpy().copy()
-    changed[:, :rows] = changed[:, :rows][:, ::-1]
-    weight.const_value = ir.tensor(changed, name=weight.name)
-    ir.save(model, path)
-    seal(folder)
-
-
 def test_a_baseline_is_written_and_then_held(gate: Callable[..., Ran], here: Path) -> None:
     ran = gate("--baseline", "base/centres.json", "--update-baseline")
     assert ran.code == 0, ran.out + ran.err
@@ -122,7 +114,9 @@ def test_a_model_that_got_worse_fails_and_quantization_is_blamed(gate: Callable[
     assert "fail: int8/golden vectors" in ran.out
     assert "quantization: " in ran.out
     assert "pass: fp32/accuracy since baseline" in ran.out
-    assert "**quantization**" in (here / "s.md").read_text()
+    summary = (here / "s.md").read_text()
+    assert "**quantization**" in summary
+    assert "But the files of int8 are not the baseline's." in summary
 
 
 def test_a_slice_that_collapses_is_named(gate: Callable[..., Ran], here: Path) -> None:
@@ -236,6 +230,61 @@ def test_what_is_asked_wrongly(gate: Callable[..., Ran], options: tuple[str, ...
     ran = gate(*options)
     assert ran.code == 2
     assert words in ran.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--junit", "b.json/f.xml"), "b.json/f.xml cannot be written: Not a directory"),
+        (("--summary", "/proc/f.md"), "/proc/f.md cannot be written: No such file"),
+        (("--record", "h.svg"), "--record and the picture of --record are the same file, h.svg"),
+        (("--junit", "f.out", "--summary", "./f.out"), "--junit and --summary are the same file, f.out"),
+        (("--baseline", "b.json", "--update-baseline", "--record", "b.json"), "--record and --baseline are the same"),
+        (("--record", "recipe.toml"), "history recipe.toml, line 1 is no record of a gate"),
+        (("--record", "evaluation.npz"), "history evaluation.npz cannot be read: "),
+        (("--baseline", "other.json"), "baseline other.json is of 'another', the artifact of 'centres'"),
+        (("--config", "wide.toml"), "wide.toml: model 'centres': gate retention=1.5 is no share"),
+    ],
+)
+def test_what_is_refused_before_anything_is_measured(
+    gate: Callable[..., Ran], here: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], words: str
+) -> None:
+    before = baseline.read(here / "b.json")
+    baseline.write(here / "other.json", msgspec.structs.replace(before, model="another"))
+    (here / "wide.toml").write_text("[models.centres]\ngates = { retention = 1.5 }\n")
+    there = sorted(here.rglob("*"))
+    monkeypatch.setattr("dlc.gate.flow.observe", None)  # what is measured would raise
+    ran = gate(*options)
+    assert ran.code == 2, ran.out + ran.err
+    assert words in ran.err
+    assert sorted(here.rglob("*")) == there
+
+
+def test_a_report_goes_into_a_pipe_too(here: Path) -> None:
+    line = [sys.executable, "-m", "dlc", "gate", "build/centres", "-r", "recipe.toml", "--summary", "/dev/stderr"]
+    done = subprocess.run(line, cwd=here, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 5)
+    assert "dlc gate: centres" in done.stderr
+
+
+def test_an_interrupted_gate_leaves_nothing(here: Path) -> None:
+    there = sorted(here.rglob("*"))
+    line = [
+        sys.executable, "-m", "dlc", "gate", "build/centres", "-r", "recipe.toml", "--baseline", "n/b.json",
+        "--update-baseline", "--junit", "n/f.xml", "--summary", "n/f.md", "--record", "n/h.jsonl",
+    ]  # fmt: skip
+    child = subprocess.Popen(
+        line, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    children = Path(f"/proc/{child.pid}/task/{child.pid}/children")
+    while child.poll() is None and not children.read_text():  # the first process that measures memory has begun
+        time.sleep(0.02)
+    child.send_signal(signal.SIGTERM)
+    _, err = child.communicate()
+    assert child.returncode == 130
+    assert err.strip() == "interrupted: nothing half-written was left behind"
+    assert sorted(here.rglob("*")) == there
 
 
 def test_a_damaged_artifact_is_not_measured(gate: Callable[..., Ran], here: Path) -> None:

@@ -29,6 +29,7 @@ from dlc.manifest import (
     SiteRecord,
     Size,
     SourceRecord,
+    Start,
     Status,
     TargetRecord,
     VariantRecord,
@@ -174,6 +175,7 @@ FP32 = variant(
      "pass: latency 0.912x of FP32 [0.885, 0.948]"),
     accuracy=accuracy(98.0, 1.0), agreement=agreement(1.0, 1.0, 138.0), latency=latency(0.412, 0.912),
     size=size(251_200, 0.981), memory=memory(248_832), work=FLOAT_WORK,
+    start=Start(load_ms=11.2, first_ms=0.81),
 )  # fmt: skip
 FP16 = variant(
     "fp16", "inconclusive",
@@ -191,6 +193,7 @@ INT8 = variant(
     passes=(CANONICALIZE, FOLD, GELU, QUANTIZE),
     accuracy=accuracy(97.83, 0.9983), agreement=agreement(0.9933, 0.99931, 28.6), latency=latency(0.172, 0.381),
     size=size(69_400, 0.271), memory=memory(64_512, SMALLER), work=INTEGER_WORK,
+    start=Start(load_ms=9.7, first_ms=0.42),
     quantized=quantized(site(HOSTILE, "Gemm", "output layer: <kept> in FP32")),
     layers=tuple(
         LayerRecord(value=value, node=f"node_{value}", op="Conv", sqnr_db=22.5 + 6 * i)
@@ -231,6 +234,7 @@ LABELLED = Manifest(
     reference=Reference(
         accuracy_runner="eager torch", metric="top1", unit="%", value=estimate(98.0, 1.1), examples=599,
         latency=latency(0.452, 1.0), size=size(256_100, 1.0), memory=memory(248_832), work=FLOAT_WORK,
+        start=Start(load_ms=9.92, first_ms=0.77),
     ),
     variants=(FP32, FP16, BF16, INT8, INT4),
     warnings=("12 calibration examples are also evaluation examples: the int8 accuracy may look better than it is",),

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from dlc.report.html import render_html
+from tests.report.chromium import CHROMIUM, FLAGS, needs_chromium
 from tests.report.example import LABELLED, PLANS
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr", "--v=0",
-)  # fmt: skip
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium on the PATH")
+pytestmark = needs_chromium
 
 WIDTH_PROBE = """<!doctype html><iframe id=page src="report.html" width=400 height=2000></iframe><script>
 const page = document.getElementById("page");

@@ -11,7 +11,7 @@ import pytest
 from dlc.manifest import Manifest
 from dlc.report.html import LIMIT, gate_lines, render_html
 from dlc.report.write import write_reports
-from tests.report.example import EXAMPLES, HOSTILE, LABELLED, PLANS, large
+from tests.report.example import CANONICALIZE, EXAMPLES, HOSTILE, LABELLED, PLANS, entry, large
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 
@@ -135,6 +135,16 @@ def test_names_from_a_model_stay_text(page: Page) -> None:
     everywhere = msgspec.structs.replace(LABELLED, name=HOSTILE, warnings=(HOSTILE,), versions={HOSTILE: HOSTILE})
     hostile = tuple(msgspec.structs.replace(b, name=HOSTILE) for b in PLANS["fp32"])
     assert Page(render_html(everywhere, {"fp32": hostile})).tags["script"] == 0
+
+
+def test_passes_that_found_nothing_are_folded_into_one(page: Page) -> None:
+    assert "found nothing to do" not in page.text
+    idle = entry("fold-pad", [], 21, 21)
+    variants = (msgspec.structs.replace(LABELLED.variants[0], passes=(CANONICALIZE, idle)),)
+    text = render_html(msgspec.structs.replace(LABELLED, variants=variants), {})
+    assert "1 more found nothing to do" in Page(text).text
+    assert text.count('<span class="name">') == 2
+    assert "fold-pad" in Page(text).text
 
 
 def test_plans_that_variants_share_are_drawn_once(page: Page) -> None:

@@ -4,6 +4,7 @@ import msgspec
 import pytest
 
 from dlc.manifest import Manifest
+from dlc.report.delivery import delivery_rows
 from dlc.report.markdown import cell, render_markdown
 from dlc.report.table import verdict_rows
 from tests.report.example import EXAMPLES, HOSTILE, LABELLED, large
@@ -22,7 +23,10 @@ def test_the_table_is_the_one_of_the_terminal(manifest: Manifest) -> None:
     headers, rows = verdict_rows(manifest)
     found = table_of(render_markdown(manifest))
     assert found[0] == list(headers)
-    assert found[2:] == [list(row) for row in rows]
+    assert found[2 : 2 + len(rows)] == [list(row) for row in rows]
+    headers, rows = delivery_rows(manifest)
+    assert found[-len(rows) - 2] == list(headers)
+    assert found[-len(rows) :] == [list(row) for row in rows]
 
 
 def test_every_reason_note_and_warning_is_there() -> None:
