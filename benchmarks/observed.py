@@ -21,10 +21,12 @@ from dlc.models import digits
 from dlc.packaging.compose import compose
 from dlc.packaging.onnx_form import PYTHON, environment
 from dlc.packaging.source import load_source
+from dlc.recipe import Precision
 from dlc.target import detect
 from dlc.types import Array
 
 SEED = 0
+VARIANTS: tuple[Precision, ...] = ("fp32", "int8")
 BATCH = 32
 USE = f"""
 import json, sys, time
@@ -48,10 +50,10 @@ def main() -> None:
     }  # fmt: skip
     print("| held-out scans | variant | input: PSI | KS | output: PSI | KS | |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="dlc-observed-") as scratch:
-        options = dlc.Options(variants=("fp32", "int8"), evaluate=False)
+        options = dlc.Options(variants=VARIANTS, evaluate=False)
         artifact = dlc.compile(dlc.load_recipe("digits-cnn"), detect(), Path(scratch), options).artifact
         times: dict[tuple[str, bool], float] = {}
-        for variant in options.variants or ():
+        for variant in VARIANTS:
             source = load_source(artifact.path / variant, allow_failing=True)
             package = compose([source], "onnx", Path(scratch), check=False).path
             assert package is not None
@@ -61,8 +63,8 @@ def main() -> None:
                 found = check(str(artifact.path), None, str(log))
                 numbers = " | ".join(f"{each.psi:.3f} | {each.ks:.3f}" for each in found.moved)
                 print(f"| {what} | {variant} | {numbers} | {'ok' if found.holds else 'drift'} |", flush=True)
-    for (variant, observed), time in times.items():
-        print(f"a run of {BATCH} scans, {variant}, {'observed' if observed else 'not observed'}: {time:.3f} ms")
+    for (name, observed), time in times.items():
+        print(f"a run of {BATCH} scans, {name}, {'observed' if observed else 'not observed'}: {time:.3f} ms")
 
 
 def run(package: Path, images: Array, log: Path | None) -> float:

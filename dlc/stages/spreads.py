@@ -48,9 +48,9 @@ def add_statistics(folder: Path, subjects: Sequence[Subject], recipe: Recipe, da
         )  # fmt: skip
     except UserError as error:
         return replace(data, warnings=(*data.warnings, f"no {drift.STATISTICS}, drift cannot be seen: {error}"))
-    kinds: dict[str, drift.Kind] = dict.fromkeys(outputs(model), "output") | dict.fromkeys(inputs, "input")
+    ends = outputs(model)
     spreads = {
-        name: drift.spread(each, kinds.get(name, "activation"))
+        name: drift.spread(each, "input" if name in inputs else "output" if name in ends else "activation")
         for name, [each] in seen.of.items()
         if each.average is not None
     }
