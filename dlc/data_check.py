@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
-from dlc import data, drift
+from dlc import data, drift, observed
 from dlc.artifact import MANIFEST, MODEL, Artifact
 from dlc.contract import DataContract, kept
 from dlc.drift import Counter, Moved, Spread
@@ -68,12 +68,16 @@ def check(
 
     DataError if data breaks its contract, or does not fit the model.
     """
+    log = new is not None and observed.is_log(Path(new))
     if (Path(subject) / MANIFEST).is_file():
         if new is None:
             raise UserError(f"{subject} is an artifact: name the data to hold against it, --data new.npz")
         if overrides is not None:
             raise UserError("-r says nothing about an artifact, whose data is on record; leave it out")
-        return _against_artifact(Path(subject), new, psi, ks)
+        against = _log_against_artifact if log else _against_artifact
+        return against(Path(subject), new, psi, ks)
+    if log:
+        raise UserError(f"--data {new} is what a packaged runner observed: hold it against the artifact of the package")
     recipe = load_recipe(subject, overrides)
     found = _recipe_data(recipe)
     return found if new is None else _against_recipe(found, recipe, new, psi, ks)
@@ -91,6 +95,17 @@ def _against_artifact(path: Path, new: str, psi: float | None, ks: float | None)
     seen = observe(model, given.batches, counters)
     rows = _rows(before.values, {name: each.counts for name, [each] in seen.of.items()}, psi, ks)
     return Checked((), 0, 0, before.data, examples, psi, ks, rows, (*ignored, *_few(examples)))
+
+
+def _log_against_artifact(path: Path, new: str, psi: float | None, ks: float | None) -> Checked:
+    """Hold what a packaged runner observed against the statistics that the package was given."""
+    artifact, before = Artifact.load(path), drift.read(path)
+    log = observed.read(Path(new), artifact, before)
+    psi, ks = _limits(psi, before.psi), _limits(ks, before.ks)
+    counts = {name: np.array(each.counts) for name, each in log.values.items()}
+    rows = _rows(before.values, counts, psi, ks)
+    notes = (*observed.notes(log, before), *_few(log.examples))
+    return Checked((), 0, 0, before.data, log.examples, psi, ks, rows, notes)
 
 
 def _against_recipe(found: Checked, recipe: Recipe, new: str, psi: float | None, ks: float | None) -> Checked:
@@ -181,8 +196,8 @@ def _histograms(dataset: Dataset) -> dict[str, Histogram]:
 
 
 def _rows(values: Mapping[str, Spread], counts: Mapping[str, Array], psi: float, ks: float) -> tuple[Moved, ...]:
-    rows = [drift.moved(n, each, counts[n], psi=psi, ks=ks) for n, each in values.items() if counts[n].sum()]
-    return tuple(rows)
+    seen = {n: each for n, each in values.items() if n in counts and counts[n].sum()}
+    return tuple(drift.moved(n, each, counts[n], psi=psi, ks=ks) for n, each in seen.items())
 
 
 def _counter(of: Spread) -> list[Counter]:

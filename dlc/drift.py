@@ -1,42 +1,39 @@
-"""How far new data has moved from what a model was calibrated on: PSI and KS of inputs and activations.
+"""How far data has moved from what a model was calibrated on: inputs, activations and outputs.
 
 What is kept of the calibration data is small: of each value at most ``BINS`` bins of about equal mass, between its
-least and its largest. Both distances are of shares of elements, whatever their number:
-
-* PSI, the population stability index: sum over ten bins of (new - old) ln(new / old). By custom under 0.1 nothing
-  moved, over 0.25 much did (N. Siddiqi, Credit Risk Scorecards, 2006).
-* KS, the Kolmogorov-Smirnov distance: the largest difference of the two cumulative shares, at the edges of the bins,
-  so it is at most the mass of one bin below the true one. The test's p-value is not given: elements of one example are
-  not independent.
+least and its largest. ``dlc.distances`` says how two of them are compared. What a packaged runner observes is of the
+same schema, in the same bins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
 
+from dlc import distances
 from dlc.errors import ArtifactError, RecipeError
 from dlc.histogram import Histogram
 from dlc.manifest import Record
 from dlc.pretty import pretty_json
-from dlc.types import Array, Bytes, Floats
+from dlc.types import Array, Bytes
 
 STATISTICS = "statistics.json"
 SCHEMA: Final = "dlc-statistics/1"
 BINS = 64
-PSI_BINS = 10
+Kind: TypeAlias = Literal["input", "activation", "output"]
 
 
 class Drift(Record, frozen=True, kw_only=True):
     """How far data may move, and at which activations to look besides those that are chosen."""
 
-    psi: float = 0.25
-    ks: float = 0.2
+    psi: float = distances.PSI
+    ks: float = distances.KS
     activations: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -49,18 +46,32 @@ class Drift(Record, frozen=True, kw_only=True):
 class Spread(Record, frozen=True, kw_only=True):
     """The distribution of one value: ``counts`` of elements below, between and above the ``edges``, one more of them.
 
-    A bin holds its lower edge. The first edge is the least value, the last just above the largest: nothing was outside.
+    A bin holds its lower edge. Of calibration data the first edge is the least value, the last just above the largest:
+    nothing was outside. ``non_finite``: how many elements were NaN, counted as above, or infinite.
     """
 
-    kind: Literal["input", "activation"]
+    kind: Kind
     edges: tuple[float, ...]
     counts: tuple[int, ...]
+    non_finite: int = 0
+
+    def __post_init__(self) -> None:
+        if len(self.edges) < 2 or len(self.counts) != len(self.edges) + 1:
+            raise ValueError(f"{len(self.counts)} counts do not fit {len(self.edges)} edges")
+        if not all(a < b for a, b in pairwise(self.edges)):
+            raise ValueError("edges do not ascend")
+        if min(self.counts) < 0 or not any(self.counts):
+            raise ValueError("counts are negative, or all 0")
 
 
 class Statistics(Record, frozen=True, kw_only=True):
-    """``statistics.json``: what calibration data looked like, to inputs and inside ``variant``; and the limits."""
+    """``statistics.json``: what data looked like, to inputs and inside ``variant`` of ``model``; and the limits.
+
+    ``data``: the name of the calibration data, or ``OBSERVED``.
+    """
 
     schema: Literal["dlc-statistics/1"] = SCHEMA
+    model: str = ""
     data: str
     examples: int
     variant: str
@@ -92,11 +103,10 @@ class Counter:
 
     def add(self, values: Array, _: tuple[float, float] = (0.0, 0.0)) -> None:
         """Count finite values."""
-        at = np.searchsorted(self._edges, values.reshape(-1), side="right")
-        self.counts += np.bincount(at, minlength=len(self.counts))
+        self.counts += distances.count(self._edges, values)
 
 
-def spread(seen: Histogram, kind: Literal["input", "activation"]) -> Spread:
+def spread(seen: Histogram, kind: Kind) -> Spread:
     """Cut what a histogram saw, at least one value, into bins of about equal mass."""
     total = int(seen.counts.sum())
     below = np.cumsum(seen.counts)
@@ -110,42 +120,31 @@ def spread(seen: Histogram, kind: Literal["input", "activation"]) -> Spread:
 
 def moved(name: str, before: Spread, counts: Array, *, psi: float, ks: float) -> Moved:
     """Compare counts of new data, in the bins of what was before."""
-    old = np.array(before.counts, np.float64)
-    new = counts.astype(np.float64)
-    far = float(np.abs(np.cumsum(old) / old.sum() - np.cumsum(new) / new.sum()).max())
-    index = _psi(old, new)
-    outside = float((new[0] + new[-1]) / new.sum())
-    return Moved(name, before.kind, index, far, outside, index > psi or far > ks)
+    old = np.array(before.counts)
+    index, far = distances.psi(old, counts), distances.ks(old, counts)
+    return Moved(name, before.kind, index, far, distances.outside(counts), index > psi or far > ks)
 
 
 def read(folder: Path) -> Statistics:
     """Read ``statistics.json`` of an artifact; ArtifactError says how to get one."""
-    file = folder / STATISTICS
-    try:
-        return msgspec.json.decode(file.read_bytes(), type=Statistics)
-    except FileNotFoundError as error:
+    if not (folder / STATISTICS).exists():
         raise ArtifactError(
             f"{folder} has no {STATISTICS}: it was compiled without calibration data, or before dlc kept it; compile "
             f"it again with a recipe that has calibration data"
-        ) from error
-    except (OSError, msgspec.DecodeError) as error:
+        )
+    return load(folder / STATISTICS)
+
+
+def load(file: Path) -> Statistics:
+    """Read a file of statistics; ArtifactError if it is not there, damaged, or of another schema."""
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=Statistics)
+    except OSError as error:
+        raise ArtifactError(f"{file}: {error.strerror}") from error
+    except msgspec.DecodeError as error:
         raise ArtifactError(f"{file} is damaged or not of schema {SCHEMA}: {error}") from error
 
 
 def write(folder: Path, statistics: Statistics) -> None:
     """Write ``statistics.json``."""
     (folder / STATISTICS).write_bytes(pretty_json(statistics))
-
-
-def _psi(old: Floats, new: Floats) -> float:
-    """PSI over about ten bins of equal old mass, and one at either side for what was never seen.
-
-    Half an element is added to every bin: an empty one would make the index infinite.
-    """
-    inner = old[1:-1]
-    at = np.minimum((np.cumsum(inner) - inner) * PSI_BINS // inner.sum(), PSI_BINS - 1).astype(int)
-    _, at = np.unique(at, return_inverse=True)
-    bins = np.concatenate([[0], at + 1, [at.max() + 2]])
-    a, b = (np.bincount(bins, weights=side) + 0.5 for side in (old, new))
-    p, q = a / a.sum(), b / b.sum()
-    return float(((q - p) * np.log(q / p)).sum())

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import pytest
 
 from dlc.packaging import npm
+from dlc.packaging.onnx_form import PYTHON, environment
 from tests.cli.conftest import Cli, cli
 from tests.packaging.conftest import set_verdict
 from tests.passes.weights import normal, weighted
@@ -28,6 +32,7 @@ PAGES = (
     "package", "package-onnx", "package-ort", "package-web", "package-node", "package-c", "package-triton",
     "package-bundle", "registry",
 )  # fmt: skip
+FORM_PAGES = [page for page in PAGES if page.startswith("package")]
 NEEDS = {
     "package-web": ("chromium", "onnxruntime-web"),
     "package-node": ("node", "onnxruntime-node"),
@@ -41,8 +46,12 @@ def is_here(name: str) -> bool:
     return bool(shutil.which(name) or npm.present(name) or importlib.util.find_spec(name))
 
 
+def text(page: str) -> str:
+    return (DOCS / f"{page}.md").read_text()
+
+
 def commands(page: str) -> list[str]:
-    blocks = re.findall(r"```console\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```console\n(.*?)```", text(page), re.DOTALL)
     return [line.removeprefix("$ ") for block in blocks for line in block.splitlines() if line.startswith("$ ")]
 
 
@@ -119,7 +128,7 @@ ops: ['Mul', 'Pow', 'Abs'] True
 
 
 def blocks(page: str, language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
+    return re.findall(rf"```{language}\n(.*?)```", text(page), re.DOTALL)
 
 
 @pytest.mark.parametrize(
@@ -139,6 +148,73 @@ def test_python_example_runs(page: str, nth: int, said: str, folder: Path) -> No
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
     assert said in child.stdout
+
+
+Shell: TypeAlias = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def shell(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shell]:
+    """Run a script where the commands ran; ``python`` is one that sees nothing but onnxruntime and numpy."""
+    programs = tmp_path_factory.mktemp("bin")
+    with environment() as variables:
+        python = f"PYTHONPATH={variables['PYTHONPATH']} exec {shlex.join(PYTHON)}"
+        for name, starts in (("python", python), ("dlc", f"exec {sys.executable} -m dlc")):
+            (programs / name).write_text(f'#!/bin/sh\n{starts} "$@"\n')
+            (programs / name).chmod(0o755)
+
+        def run(script: str, **more: str) -> subprocess.CompletedProcess[str]:
+            path = f"{programs}{os.pathsep}{os.environ['PATH']}"
+            return subprocess.run(
+                ["sh", "-eu", "-c", script], cwd=folder, env={**os.environ, "PATH": path, **more}, check=False,
+                capture_output=True, text=True,
+            )  # fmt: skip
+
+        yield run
+
+
+@pytest.mark.parametrize(("what", "code"), [("held out", 0), ("inverted", 1), ("noisy", 1)])
+def test_the_packaged_runner_finds_drift_as_the_page_says(what: str, code: int, folder: Path, shell: Shell) -> None:
+    from dlc.models import digits
+
+    scans = digits.load().held_out.images
+    noise = np.random.default_rng(0).normal(scale=0.1, size=scans.shape).astype(np.float32)
+    np.savez(folder / "new.npz", image={"held out": scans, "inverted": 1 - scans, "noisy": scans + noise}[what])
+    [use], [script] = blocks("package-onnx", "python"), blocks("package-onnx", "sh")
+    (folder / "use.py").write_text(use)
+    observe, *checks = script.splitlines()
+    ran = shell(observe)
+    assert ran.returncode == 0, ran.stderr
+    for line in checks:
+        ran = shell(line)
+        assert ran.returncode == code, ran.stdout + ran.stderr
+
+
+@pytest.mark.skipif(not all(map(is_here, NEEDS["package-c"])), reason="needs cmake and gcc")
+def test_the_self_test_is_built_and_run_as_the_page_says(shell: Shell) -> None:
+    [script] = blocks("package-c", "sh")
+    ran = shell(script)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.skipif(not all(map(is_here, NEEDS["package-node"])), reason="needs node, and onnxruntime-node")
+def test_the_script_for_node_runs_as_the_page_says(folder: Path, shell: Shell) -> None:
+    """With the package, and what it depends on, where ``npm install`` would put them."""
+    [code], [script] = blocks("package-node", "js"), blocks("package-node", "sh")
+    (folder / "use.mjs").write_text(code)
+    (folder / "node_modules").mkdir(exist_ok=True)
+    (folder / "node_modules" / "digits-cnn-int8").symlink_to(folder / "packages" / "digits-cnn-int8-node")
+    ran = shell(script, NODE_PATH=str(npm.modules("onnxruntime-node", "onnxruntime-common")))
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_every_block_of_a_form_s_page_is_run() -> None:
+    """Those of ``sh``, ``js`` and ``python`` by the tests above, those of ``console`` like all such commands."""
+    found = {(page, kind) for page in FORM_PAGES for kind in re.findall(r"^```(\w+)$", text(page), re.MULTILINE)}
+    assert found - {(page, "console") for page in FORM_PAGES} == {
+        ("package-onnx", "python"), ("package-onnx", "sh"), ("package-c", "sh"), ("package-node", "js"),
+        ("package-node", "sh"),
+    }  # fmt: skip
 
 
 def test_the_broken_pass_is_found_as_the_page_says(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_new_data_is_held_against_an_artifact(cli: Cli, model: Path, recipe: Pat
     artifact = compiled(cli, model, recipe, 'drift = { psi = 0.3, activations = ["nowhere"] }\n')
     kept = msgspec.json.decode((artifact / "statistics.json").read_bytes(), type=Statistics)
     assert (kept.examples, kept.psi, kept.variant) == (200, 0.3, "fp32")
-    assert {n: v.kind for n, v in kept.values.items()} == {"x": "input", "scores": "activation"}
+    assert {n: v.kind for n, v in kept.values.items()} == {"x": "input", "scores": "output"}
     assert "drift of 'nowhere' cannot be seen" in (artifact / "manifest.json").read_text()
     assert cli("verify", artifact).code == 0
 

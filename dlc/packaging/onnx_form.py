@@ -11,14 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import ClassVar
 
+from dlc import distances
 from dlc.artifact import SESSION
+from dlc.drift import STATISTICS
 from dlc.packaging import links
 from dlc.packaging.form import Form, Proof
 from dlc.packaging.source import Source
 from dlc.packaging.texts import copy_programs
 from dlc.target import runtime_distribution
 
-PROGRAMS = ("run.py", "machine.py", "observe.py", "drift.py", "proof.py", "replay.py")
+PROGRAMS = ("run.py", "session.py", "machine.py", "observe.py", "drift.py", "proof.py", "replay.py")
+DISTANCES = "distances.py"
+"""dlc's own, which needs numpy alone: a package and ``dlc data check`` say the same numbers."""
 PYTHON = (sys.executable, "-S", "-s", "-B", "-W", "error::DeprecationWarning")
 """Python without its installed packages, which writes no bytecode into the package."""
 OLDEST_NUMPY = "2.1"
@@ -33,11 +37,14 @@ class OnnxForm(Form):
     takes_fallbacks: ClassVar[bool] = True
 
     def write(self, sources: Sequence[Source], folder: Path) -> tuple[str, ...]:
-        """Write one folder for each variant, the chain, and the programs that all share."""
+        """Write one folder for each variant, the chain, the programs, and what calibration data looked like."""
         links.write(sources, folder)
         for source in sources:
             shutil.copyfile(source.folder / SESSION, folder / source.precision / SESSION)
         copy_programs(self.name, PROGRAMS, folder)
+        shutil.copyfile(distances.__file__, folder / DISTANCES)
+        if (known := sources[0].artifact.path / STATISTICS).is_file():
+            shutil.copyfile(known, folder / STATISTICS)
         distribution = "onnxruntime-gpu" if sources[0].session.provider == "cuda" else "onnxruntime"
         needs = f"{distribution}>={self.runtime().version}\nnumpy>={OLDEST_NUMPY}\n"
         (folder / "requirements.txt").write_text(needs, encoding="utf-8")

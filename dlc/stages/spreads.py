@@ -48,14 +48,15 @@ def add_statistics(folder: Path, subjects: Sequence[Subject], recipe: Recipe, da
         )  # fmt: skip
     except UserError as error:
         return replace(data, warnings=(*data.warnings, f"no {drift.STATISTICS}, drift cannot be seen: {error}"))
+    ends = outputs(model)
     spreads = {
-        name: drift.spread(each, "input" if name in inputs else "activation")
+        name: drift.spread(each, "input" if name in inputs else "output" if name in ends else "activation")
         for name, [each] in seen.of.items()
         if each.average is not None
     }
     drift.write(folder, drift.Statistics(
-        data=recipe.calibration.name, examples=data.examples("calibration"), variant=subject.name, psi=recipe.drift.psi,
-        ks=recipe.drift.ks, values=spreads,
+        model=recipe.name, data=recipe.calibration.name, examples=data.examples("calibration"), variant=subject.name,
+        psi=recipe.drift.psi, ks=recipe.drift.ks, values=spreads,
     ))  # fmt: skip
     return replace(data, warnings=(*data.warnings, *warnings))
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import msgspec
@@ -105,9 +104,8 @@ def test_the_python_runner_needs_neither_dlc_nor_anything_but_what_it_lists(arti
     folder = as_package(artifact, "onnx", out)
     listed_packages = {Requirement(line).name for line in (folder / "requirements.txt").read_text().split()}
     assert listed_packages == {"onnxruntime", "numpy"}
-    code = (folder / "run.py").read_text()
-    body = [line for line in code.split("class Model")[1].splitlines()[2:] if line.strip() and '"""' not in line]
-    assert len(body) <= 22, "the runner is meant to be read at a glance"
+    lines = [line for line in (folder / "run.py").read_text().splitlines() if line.strip() and '"""' not in line]
+    assert len(lines) <= 20, "the runner is meant to be read at a glance"
 
 
 def run_python(folder: Path, code: str, **variables: str) -> Any:
@@ -117,9 +115,6 @@ def run_python(folder: Path, code: str, **variables: str) -> Any:
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
     return child.stdout
-
-
-FEED = "import numpy as np; from run import Model; x = np.linspace(-1, 1, 512, dtype=np.float32).reshape(4, 128)"
 
 
 def test_the_runner_takes_the_first_variant_that_the_machine_can_run(artifact: Path, out: Path) -> None:
@@ -186,49 +181,6 @@ def test_a_link_that_does_not_fit_here_is_left_out_if_another_does(form: str, ar
         assert "no_such_isa" in proofs[0].detail
         assert (proofs[1].answer is None) == ("fp32" in variants)
     assert "fp32 needs" in proofs[1].detail
-
-
-def test_statistics_are_off_by_default_and_hold_sums_alone(artifact: Path, out: Path, tmp_path: Path) -> None:
-    folder = as_package(artifact, "onnx", out)
-    before = sorted(p.name for p in folder.iterdir())
-    run_python(folder, f"{FEED}; Model().run({{'x': x}})")
-    assert sorted(p.name for p in folder.iterdir()) == before
-    log = tmp_path / "statistics.json"
-    run_python(folder, f"{FEED}; m = Model(); m.run({{'x': x}}); m.run({{'x': 2 * x}})", DLC_STATISTICS=str(log))
-    written = json.loads(log.read_text())
-    seen = next(t for t in written["tensors"] if t["role"] == "input")
-    x = np.linspace(-1, 1, 512, dtype=np.float32)
-    both = np.concatenate([x, 2 * x]).astype(np.float64)
-    assert (written["runs"], seen["count"], seen["non_finite"]) == (2, 1024, 0)
-    assert seen["mean"] == pytest.approx(both.mean(), abs=1e-12)  # FP64 sums of 1024 terms
-    assert seen["std"] == pytest.approx(both.std(), rel=1e-12)
-    assert (seen["min"], seen["max"]) == (both.min(), both.max())
-    edges = np.array(written["edges"])
-    assert seen["histogram"] == np.histogram(both, np.concatenate([[-np.inf], edges, [np.inf]]))[0].tolist()
-    assert max(len(v) for v in seen.values() if isinstance(v, list)) == len(edges) + 1, "a list of values is no sum"
-
-
-def test_statistics_tell_another_distribution_from_the_same_one(artifact: Path, out: Path, tmp_path: Path) -> None:
-    folder = as_package(artifact, "onnx", out)
-    draw = "r = np.random.default_rng({seed}); Model().run({{'x': r.normal({mean}, 1, (64, 128)).astype(np.float32)}})"
-    for name, seed, mean in (("one", 0, 0), ("same", 1, 0), ("moved", 2, 1)):
-        code = f"{FEED}; {draw.format(seed=seed, mean=mean)}"
-        run_python(folder, code, DLC_STATISTICS=str(tmp_path / f"{name}.json"))
-
-    def drift(after: str) -> tuple[int, Any]:
-        command = [sys.executable, "-B", "drift.py", str(tmp_path / "one.json"), str(tmp_path / f"{after}.json")]
-        child = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        return child.returncode, json.loads(child.stdout)["input x"]
-
-    _, same = drift("same")
-    assert same["psi"] < 0.2
-    assert same["ks"] < 1.95 * (2 / 8192) ** 0.5  # the distance that chance exceeds once in a thousand draws
-    status, moved = drift("moved")
-    assert status == 1
-    assert moved["psi"] > 0.2
-    # 2 Phi(1/2) - 1 between normals one deviation apart, at the edge 1/2; four deviations of two shares of 8,192 draws.
-    share = NormalDist().cdf(0.5)
-    assert moved["ks"] == pytest.approx(2 * share - 1, abs=4 * (2 * share * (1 - share) / 8192) ** 0.5)
 
 
 def test_ort_lists_the_operators_of_the_graph_as_it_runs(artifact: Path, out: Path) -> None:

@@ -29,18 +29,3 @@ def check(link: dict, providers: list) -> None:
     if isa and not set(isa) & (here or set()):
         found = "which the system does not tell" if here is None else "and this processor has none of them"
         raise UnfitError(f"{variant} needs one of {', '.join(isa)}, {found} ({link['why']})")
-
-
-def first(chain: list, providers: list, open_link) -> tuple:
-    """Return the first link that this machine can run, and its session; UnfitError says what each one lacks."""
-    lacking = []
-    for link in chain:
-        try:
-            check(link, providers)
-            session = open_link(link)
-            check(link, session.get_providers())  # one without a device is left out of a session, without an error
-        except UnfitError as error:
-            lacking.append(str(error))
-        else:
-            return link, session
-    raise UnfitError(f"no variant of this package fits this machine: {'; '.join(lacking) or 'none has that name'}")

@@ -38,4 +38,5 @@ class Model {
   }
 }
 
-module.exports = { Model, Tensor: ort.Tensor, UnfitError };
+const { Tensor } = ort;
+module.exports = { Model, Tensor, UnfitError }; // names alone: import {…} sees no others

@@ -1,7 +1,8 @@
-"""Compares two files of statistics: ``python drift.py BEFORE AFTER``; exit code 1 if a tensor moved.
+"""How far what was observed has moved: ``python drift.py [BEFORE] OBSERVED``.
 
-Per tensor: the population stability index, sum((a - b) ln(a / b)) over the shares a, b of the bins, half a count added
-to each; and the Kolmogorov-Smirnov distance, the largest difference of the two distributions at an edge.
+BEFORE is what the model was calibrated on, ``statistics.json`` beside this program, or another file of DLC_STATISTICS.
+Prints JSON, with the numbers that ``dlc data check`` gives. Exit code 1 if a value moved beyond the limits that BEFORE
+states, 2 if the two do not compare.
 """
 
 import json
@@ -9,30 +10,70 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from distances import ks, outside, psi
 
-MOVED = 0.2
-"""The index from which a distribution counts as another one (Siddiqi, Credit Risk Scorecards, 2006)."""
+CALIBRATION = Path(__file__).resolve().parent / "statistics.json"
+SCHEMA = "dlc-statistics/1"
 
 
-def read(path: str) -> dict:
-    """Return the tensors of a file by role and name."""
-    content = json.loads(Path(path).read_text(encoding="utf-8"))
-    if content.get("schema") != "dlc-statistics/1":
-        raise SystemExit(f"{path} holds no statistics: DLC_STATISTICS={path} makes them")
-    return {f"{t['role']} {t['name']}": t for t in content["tensors"]}
+class IncomparableError(Exception):
+    """Two files do not compare, or one is none; says why."""
+
+
+def read(path: Path) -> dict:
+    """Read a file of statistics."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        way_out = ": this package has none, give another file as BEFORE" if path == CALIBRATION else ""
+        raise IncomparableError(f"{path}: {error.strerror}{way_out}") from error
+    except ValueError as error:
+        raise IncomparableError(f"{path} is damaged: {error}") from error
+    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+        raise IncomparableError(f"{path} is not of schema {SCHEMA}: DLC_STATISTICS names where such a file goes")
+    if not content.get("values"):
+        raise IncomparableError(f"{path} holds no run")
+    return content
 
 
 def compare(before: dict, after: dict) -> dict:
-    """Return both measures of one tensor."""
-    a, b = (np.asarray(t["histogram"], np.float64) for t in (before, after))
-    used = (a + b) > 0
-    p, q = ((c[used] + 0.5) / (c[used] + 0.5).sum() for c in (a, b))
-    distance = np.abs(np.cumsum(a) / max(a.sum(), 1) - np.cumsum(b) / max(b.sum(), 1)).max()
-    return {"psi": float(((p - q) * np.log(p / q)).sum()), "ks": float(distance)}
+    """Return the limits, and how far each value moved that both have."""
+    if before.get("model", after["model"]) != after["model"]:
+        raise IncomparableError(f"one file is of the model {before['model']!r}, the other of {after['model']!r}")
+    both = [name for name in before["values"] if name in after["values"]]
+    if not both:
+        raise IncomparableError("the two have no value in common")
+    rows = [moved(name, before["values"][name], after["values"][name], before) for name in both]
+    limits = {"psi": before["psi"], "ks": before["ks"]}
+    return {"against": before["data"], "examples": after["examples"], **limits, "moved": rows}
+
+
+def moved(name: str, before: dict, after: dict, limits: dict) -> dict:
+    """Compare one value."""
+    if before["edges"] != after["edges"]:
+        raise IncomparableError(f"{name!r} is counted in other bins: the two are not of one package")
+    old, new = (np.array(each["counts"]) for each in (before, after))
+    far = {"psi": psi(old, new), "ks": ks(old, new), "outside": outside(new)}
+    drifted = far["psi"] > limits["psi"] or far["ks"] > limits["ks"]
+    return {"value": name, "kind": before["kind"], **far, "drifted": drifted}
+
+
+def main(paths: list) -> int:
+    """Compare two files, the first of which may be left out; return the exit code."""
+    if len(paths) not in (1, 2):
+        raise IncomparableError(str(__doc__).partition("\n")[0])
+    before, after = map(read, [CALIBRATION, *map(Path, paths)][-2:])
+    try:
+        found = compare(before, after)
+    except (KeyError, TypeError, ValueError) as error:
+        raise IncomparableError(f"one of {', '.join(paths)} is damaged: {error!r}") from error
+    print(json.dumps(found, indent=1))
+    return int(any(each["drifted"] for each in found["moved"]))
 
 
 if __name__ == "__main__":
-    before, after = map(read, sys.argv[1:3])
-    found = {name: compare(before[name], after[name]) for name in before if name in after}
-    print(json.dumps(found, indent=1))
-    sys.exit(any(each["psi"] > MOVED for each in found.values()))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except IncomparableError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
