@@ -131,7 +131,8 @@ class Accuracy(Record, frozen=True, kw_only=True):
     """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example.
 
     ``drop``: how far it fell behind, in the metric's unit. Of an error (``higher_is_better`` false), ``retention`` is
-    the reference's divided by the variant's, and ``drop`` what was added.
+    the reference's divided by the variant's, and ``drop`` what was added. ``chance``: one-sided p-value that it holds
+    its gate, null where none was asked.
     """
 
     metric: str
@@ -141,6 +142,7 @@ class Accuracy(Record, frozen=True, kw_only=True):
     retention: Estimate
     drop: Estimate
     examples: int
+    chance: float | None = None
 
 
 class SliceRecord(Record, frozen=True, kw_only=True):
@@ -157,15 +159,22 @@ class SliceRecord(Record, frozen=True, kw_only=True):
 
 
 class Latency(Record, frozen=True, kw_only=True):
-    """Interleaved runs. ``ratio`` is against the FP32 baseline (stock ONNX Runtime, the exported graph, same run)."""
+    """Interleaved runs. ``ratio`` is against the FP32 baseline (stock ONNX Runtime, the exported graph, same run).
+
+    A percentile is null where fewer than 10 runs lie beyond it. ``logs``: log of the ratio, one a sitting.
+    ``settled``: in how many sittings the warm-up came to an end. Neither is there for a single sitting.
+    """
 
     median_ms: float
     mean_ms: float
-    p10_ms: float
-    p90_ms: float
+    p10_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
     runs: int
     ratio: Estimate
     samples_ms: tuple[float, ...]
+    logs: tuple[float, ...] = ()
+    settled: int | None = None
 
 
 class Lifetime(Record, frozen=True, kw_only=True):
@@ -359,7 +368,9 @@ class TargetRecord(Record, frozen=True, kw_only=True):
 class Reference(Record, frozen=True, kw_only=True):
     """What the variants are judged against: accuracy of ``accuracy_runner``, speed and size of the baseline session.
 
-    ``pinned``: the models were timed on one CPU that the system kept for them.
+    ``pinned``: the models were timed on one CPU that the system kept for them. ``again``: log of the baseline's latency
+    against a second session of itself, one a sitting: how far it strays from 0 is the noise floor. ``away``: share of
+    the time in which the system ran something else, null where that is unknown.
     """
 
     accuracy_runner: str
@@ -369,6 +380,8 @@ class Reference(Record, frozen=True, kw_only=True):
     examples: int
     latency: Latency
     pinned: bool = False
+    again: tuple[float, ...] = ()
+    away: float | None = None
     size: Size
     memory: Memory
     work: Work | None = None

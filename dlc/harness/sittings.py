@@ -8,22 +8,25 @@ far that ratio strays from 1 is the noise floor: no change below it can be told.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from dlc.harness.measure import Samples, both_clocks, can_pin, collector_paused
+from dlc.harness.measure import LEAST_ROUNDS, Samples, both_clocks, can_pin, collector_paused
 from dlc.manifest import Estimate
 from dlc.runtimes.base import Runner
 from dlc.types import Feeds, Floats
 
 SITTINGS = 7
 ROUNDS = 24
+AGAIN = "again"
+"""Name of the reference's second session."""
 DISTRIBUTION = 1000
 """Most single calls of which percentiles are taken."""
 SECONDS = 1.5
@@ -65,6 +68,36 @@ class Sitting:
 
 
 @dataclass(frozen=True, slots=True)
+class Sittings:
+    """All sittings of one measurement, in which the reference was timed twice."""
+
+    each: Sequence[Sitting]
+    reference: str
+
+    def logs(self, name: str) -> tuple[float, ...]:
+        """Log of a model's latency against the reference's, of each sitting."""
+        return tuple(s.log_ratio(name, self.reference) for s in self.each)
+
+    @property
+    def again(self) -> tuple[float, ...]:
+        """The same of the reference's second session: A against A."""
+        return self.logs(AGAIN)
+
+    @property
+    def away(self) -> float:
+        """Share of the time in which the system ran something else; 0 where models use several threads."""
+        return float(np.median([s.away for s in self.each]))
+
+    def settled(self, name: str) -> int:
+        """In how many sittings a model's warm-up came to an end."""
+        return sum(s.samples[name].settled for s in self.each)
+
+    def wall(self, name: str) -> Floats:
+        """Wall time of every sample of a model in nanoseconds, [sittings * rounds]."""
+        return np.concatenate([s.samples[name].wall for s in self.each]).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What throughput is counted under: calls at once, and examples that each carries."""
 
@@ -72,16 +105,27 @@ class Load:
     examples: int
 
 
+def opener(runners: Mapping[str, Callable[[], Runner]], reference: str) -> Opener:
+    """Open each model in a session of its own, and the reference in two."""
+
+    @contextmanager
+    def opened() -> Iterator[Mapping[str, Runner]]:
+        with ExitStack() as stack:
+            yield {name: stack.enter_context(make()) for name, make in {**runners, AGAIN: runners[reference]}.items()}
+
+    return opened
+
+
 def sit(
-    opener: Opener, feeds: Feeds, *, count: int = SITTINGS, rounds: int = ROUNDS, load: Load | None = None,
-    rng: np.random.Generator,
+    opener: Opener, feeds: Feeds, *, count: int = SITTINGS, rounds: int = ROUNDS, least: int = LEAST_ROUNDS,
+    max_seconds: float = math.inf, load: Load | None = None, rng: np.random.Generator,
 ) -> Iterator[Sitting]:  # fmt: skip
-    """Time all models ``count`` times over, each time in new sessions."""
+    """Time all models ``count`` times over, each time in new sessions, and at least ``least`` rounds."""
     for _ in range(count):
         with opener() as runners:
             pin = can_pin(runners.values())
             calls = {name: (lambda infer=runner.infer: infer(feeds)) for name, runner in runners.items()}
-            samples = both_clocks(calls, rounds=rounds, rng=rng, pin=pin)
+            samples = both_clocks(calls, rounds=rounds, max_seconds=max_seconds, least=least, rng=rng, pin=pin)
             order = rng.permutation(list(calls)) if load else ()
             rates = {name: _per_second(calls[name], load) for name in order if load}
         yield Sitting(samples, rates, pin)
@@ -99,14 +143,12 @@ def distribution(call: Callable[[], object], *, most: int = DISTRIBUTION, second
     return np.array(taken) / 1e6
 
 
-def percentile(samples: Floats, percent: float) -> float | None:
-    """Return a percentile, None below 10 samples beyond it: p90 needs 100, p99 1,000 (see docs/gate.md)."""
-    return float(np.percentile(samples, percent)) if len(samples) * (100 - percent) >= 1000 else None
+def ratio(logs: Sequence[float], floor: float = 0.0) -> Estimate:
+    """Estimate a ratio from its logarithm in each sitting: Student's t with one degree less than sittings.
 
-
-def ratio(logs: Sequence[float]) -> Estimate:
-    """Estimate a ratio from its logarithm in each sitting: Student's t with one degree less than sittings."""
-    middle, spread = _mean(logs)
+    ``floor``: as of ``shift``.
+    """
+    middle, spread = _mean(logs, floor)
     half = spread * _t(len(logs) - 1)
     return Estimate(value=_exp(middle), low=_exp(middle - half), high=_exp(middle + half))
 
@@ -136,11 +178,6 @@ def shift(now: Sequence[float], before: Sequence[float], *, same: bool, floor: f
     half = error * float(t.ppf(0.975, freedom))
     chance = float(t.sf(middle / error, freedom)) if error > 0 else float(middle <= 0)
     return Shift(Estimate(value=_exp(middle), low=_exp(middle - half), high=_exp(middle + half)), chance)
-
-
-def spread(logs: Sequence[float]) -> float:
-    """Root mean square of A against A about 0, where it should be: the noise floor of one sitting."""
-    return float(np.sqrt(np.mean(np.square(logs)))) if len(logs) else 0.0
 
 
 def _mean(logs: Sequence[float] | Floats, floor: float = 0.0) -> tuple[float, float]:

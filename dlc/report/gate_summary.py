@@ -38,9 +38,7 @@ def _row(variant: VariantSeen, outcome: Outcome) -> tuple[str, ...]:
         variant.precision,
         metric + _since(score.value if score else None, then.value if then else None),
         ratio + _since(timing.ratio, earlier.timing.ratio if earlier else None, digits=3),
-        *(numbers.ABSENT if t is None else numbers.milliseconds(t) for t in (
-            timing.p50_ms, timing.p90_ms, timing.p99_ms, timing.load_ms, timing.first_ms,
-        )),
+        *map(numbers.milliseconds, (timing.p50_ms, timing.p90_ms, timing.p99_ms, timing.load_ms, timing.first_ms)),
         _size(variant, earlier),
         numbers.size(min(variant.memory.peak_bytes)),
     )  # fmt: skip
@@ -81,6 +79,6 @@ def _since(now: Estimate | None, then: Estimate | None, digits: int = 2) -> str:
 
 
 def _floor(outcome: Outcome) -> float:
-    from dlc.harness.sittings import spread
+    from dlc.harness.statistics import spread
 
     return spread(outcome.now.again)

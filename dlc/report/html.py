@@ -55,6 +55,7 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
         slices=slice_rows(manifest),
         layers={v.precision: by_sqnr(v.layers, i) for i, v in enumerate(manifest.variants) if v.layers},
         lines=table.lines,
+        noise_line=table.noise_line(manifest.reference),
         simulation_line=table.simulation_line,
     )
     return numbers.legible(page)

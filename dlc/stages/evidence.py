@@ -16,7 +16,6 @@ from dlc.export import Exported
 from dlc.feeds import seeded_feeds, typical_sizes
 from dlc.harness import statistics
 from dlc.harness.accuracy import Evaluation, Metric, evaluate
-from dlc.harness.measure import can_pin, latency, summarise
 from dlc.harness.memory import Rss, peak_rss, sizes
 from dlc.harness.slices import compared, labels
 from dlc.interface import Interface
@@ -27,11 +26,9 @@ from dlc.runtimes import RUNTIMES
 from dlc.runtimes.base import Runner
 from dlc.runtimes.eager import EagerRunner
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.timing import Timed, time
 from dlc.types import Feeds
 
-ROUNDS = 200
-MAX_SECONDS = 60.0
-"""Of timing all variants side by side, unless the least rounds take longer."""
 SEEDED_BATCHES = 16
 REFERENCE = "reference"
 BASELINE = "baseline"
@@ -76,7 +73,7 @@ class Evidence:
     reference: str
     value: manifest.Estimate | None
     examples: int
-    pinned: bool
+    timed: Timed
     of: Mapping[str, Measured]
 
 
@@ -92,24 +89,23 @@ def gather(
         judge: Runner = stack.enter_context(_reference(baseline, exported))
         runners = {s.name: stack.enter_context(s.runner()) for s in subjects}
         scores = _score({REFERENCE: judge, **runners}, recipe, exported, progress, evaluating=evaluating)
-        progress.stage("measure latency")
-        samples = latency(runners, feeds, rounds=ROUNDS, max_seconds=MAX_SECONDS, rng=rng)
+    timed = time({s.name: s.runner for s in subjects}, BASELINE, feeds, rng=rng, progress=progress)
     progress.stage("measure memory", len(subjects))
     base_size = sizes(baseline.files)
     measured: dict[str, Measured] = {}
     for subject in subjects:
         measured[subject.name] = Measured(
-            summarise(samples[subject.name], samples[BASELINE], rng=rng),
+            timed.latency(subject.name),
             sizes(subject.files, base_size),
             peak_rss(subject.folder / MODEL, subject.config, feeds),
-            _accuracy(recipe.metric, scores[REFERENCE], scores[subject.name], seed),
+            _accuracy(recipe, scores[REFERENCE], scores[subject.name], seed),
             scores[subject.name].agreement,
             scores[subject.name].fault,
             _slices(recipe, scores[REFERENCE], scores[subject.name], seed),
         )
         progress.advance()
     value = _reference_value(recipe.metric, scores[REFERENCE], seed)
-    return Evidence(judge.name, value, scores[REFERENCE].examples, can_pin(runners.values()), measured)
+    return Evidence(judge.name, value, scores[REFERENCE].examples, timed, measured)
 
 
 def _reference(baseline: Subject, exported: Exported) -> Runner:
@@ -147,13 +143,15 @@ def seeded(exported: Exported) -> Dataset:
     return Dataset("seeded inputs", batches, source="random numbers within the declared bounds")
 
 
-def _accuracy(metric: Metric | None, reference: Evaluation, own: Evaluation, seed: int) -> manifest.Accuracy | None:
+def _accuracy(recipe: Recipe, reference: Evaluation, own: Evaluation, seed: int) -> manifest.Accuracy | None:
+    metric, gates = recipe.metric, recipe.gates
     if metric is None or reference.rows is None or own.rows is None:
         return None
     rng = np.random.default_rng(seed)
     record = statistics.accuracy(
-        metric.name, reference.rows, own.rows, metric.statistic, rng=rng, higher_is_better=metric.higher_is_better
-    )
+        metric.name, reference.rows, own.rows, metric.statistic, rng=rng, higher_is_better=metric.higher_is_better,
+        keep=gates.retention, lose=gates.max_drop,
+    )  # fmt: skip
     return msgspec.structs.replace(record, unit=metric.unit)
 
 
@@ -161,7 +159,7 @@ def _slices(recipe: Recipe, reference: Evaluation, own: Evaluation, seed: int) -
     if recipe.metric is None or recipe.evaluation is None or reference.rows is None or own.rows is None:
         return ()
     return compared(
-        recipe.metric, reference.rows, own.rows, labels(recipe.evaluation, len(own.rows)), seed=seed
+        recipe.metric, reference.rows, own.rows, labels(recipe.evaluation, len(own.rows)), gates=recipe.gates, seed=seed
     )  # fmt: skip
 
 

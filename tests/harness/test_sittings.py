@@ -11,7 +11,8 @@ import pytest
 
 from dlc.harness import sittings
 from dlc.harness.measure import Samples, both_clocks
-from dlc.harness.sittings import Load, Sitting, percentile, ratio, shift, spread
+from dlc.harness.sittings import Load, Sitting, ratio, shift
+from dlc.harness.statistics import percentile, spread
 from dlc.runtimes.base import Runner
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
