@@ -354,7 +354,7 @@ class SourceRecord(Record, frozen=True, kw_only=True):
 
 
 class TargetRecord(Record, frozen=True, kw_only=True):
-    """Where it was measured."""
+    """Where it was measured. ``cpu``, ``cores``, ``system``: the machine, empty and 0 where it is not known."""
 
     provider: str
     arch: str
@@ -363,6 +363,15 @@ class TargetRecord(Record, frozen=True, kw_only=True):
     runtime: str
     opset: int
     ir_version: int
+    cpu: str = ""
+    cores: int = 0
+    system: str = ""
+
+    @property
+    def machine(self) -> str:
+        """The machine in words, ``AMD EPYC 7R13, 2 cores, Linux 6.1.0, glibc 2.36``; empty where it is not known."""
+        cores = f"{self.cores} {'core' if self.cores == 1 else 'cores'}" if self.cores else ""
+        return ", ".join(filter(None, (self.cpu, cores, self.system)))
 
 
 class Reference(Record, frozen=True, kw_only=True):

@@ -127,7 +127,13 @@ class Costs:
             return why
         drift = 1.0 if self.same or before is None else self.now.reference_ms / before.reference_ms
         if max(drift, 1 / drift) > STEADY:
-            return f"fp32 itself takes {drift:.2f}× what it took then: the machine is another, or busy"
+            here, then = self.now.measured_on.machine, before.measured_on.machine if before else ""
+            other = (
+                f"this is {here}, it was {then}"
+                if here and then and here != then
+                else "the machine is another, or busy"
+            )
+            return f"fp32 itself takes {drift:.2f}× what it took then: {other}"
         return None
 
     def _reference_speed(self, variant: VariantSeen, before: Observation) -> Line:

@@ -210,8 +210,11 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
         return own != "" and own == theirs
 
     def on_machine_of(self, other: Self) -> bool:
-        """Whether both were measured with the same instruction set, threads and runtime."""
-        own, theirs = ((o.measured_on, o.versions.get("onnxruntime")) for o in (self, other))
+        """Whether both were measured with the same instruction set, threads and runtime, which decide the kernels."""
+        own, theirs = (
+            (msgspec.structs.replace(o.measured_on, cpu="", cores=0, system=""), o.versions.get("onnxruntime"))
+            for o in (self, other)
+        )
         return own == theirs
 
     @property
