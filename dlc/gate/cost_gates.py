@@ -13,7 +13,7 @@ from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line
 from dlc.gate.observation import Observation, VariantSeen
 from dlc.harness import pace, sittings
-from dlc.harness.pace import FLOORS
+from dlc.harness.pace import FLOORS, busier
 from dlc.harness.sittings import Shift, shift
 from dlc.harness.statistics import spread
 from dlc.manifest import Status
@@ -122,7 +122,7 @@ class Costs:
 
     def _unfit(self, variant: VariantSeen, before: Observation | None) -> str | None:
         """Say why this machine, or the one of the baseline, cannot make a latency fail; None if it can."""
-        away = max(self.now.away, before.away if before else 0.0)
+        away = busier(self.now.away, before.away if before else None)
         if (why := pace.unfit(away, variant.timing.settled, len(variant.timing.logs))) is not None:
             return why
         drift = 1.0 if self.same or before is None else self.now.reference_ms / before.reference_ms

@@ -106,7 +106,7 @@ def summarise(samples: Array, ratio: Estimate) -> Latency:
 
 def can_pin(runners: Iterable[Runner]) -> bool:
     """Whether ``latency`` keeps these models on one CPU: the system lets it, and each uses one thread."""
-    return hasattr(os, "sched_setaffinity") and all(_threads(r) == 1 for r in runners)
+    return hasattr(os, "sched_setaffinity") and all(threads_of(r) == 1 for r in runners)
 
 
 @contextlib.contextmanager
@@ -138,7 +138,8 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _threads(runner: Runner) -> int:
+def threads_of(runner: Runner) -> int:
+    """How many threads one operator of a model uses."""
     return runner.config.intra_op_threads if isinstance(runner, OrtRunner) else 1
 
 

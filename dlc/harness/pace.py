@@ -32,6 +32,11 @@ def chance(logs: Sequence[float], limit: float, floor: float) -> float | None:
     return shift(logs, [math.log(limit)] * len(logs), same=True, floor=floor).slower if logs else None
 
 
+def busier(*away: float | None) -> float | None:
+    """Return the largest known share of time without a CPU; None if none is known."""
+    return max((each for each in away if each is not None), default=None)
+
+
 def unfit(away: float | None, settled: int | None, sittings: int) -> str | None:
     """Say why no latency that was measured here may fail: a busy machine, a model that did not warm up; else None.
 

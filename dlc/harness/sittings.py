@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dlc.harness.measure import LEAST_ROUNDS, Samples, both_clocks, can_pin, collector_paused
+from dlc.harness.contention import Moment, crowded, usable
+from dlc.harness.measure import LEAST_ROUNDS, Samples, both_clocks, can_pin, collector_paused, threads_of
 from dlc.manifest import Estimate
 from dlc.runtimes.base import Runner
 from dlc.types import Feeds, Floats
@@ -40,11 +41,15 @@ Opener = Callable[[], AbstractContextManager[Mapping[str, Runner]]]
 
 @dataclass(frozen=True, slots=True)
 class Sitting:
-    """One sitting's samples of each model; ``per_second``: examples of each, where throughput was asked for."""
+    """One sitting's samples of each model; ``per_second``: examples of each, where throughput was asked for.
+
+    ``crowded``: share of the time in which others had a CPU that was needed (``contention``); None where unknown.
+    """
 
     samples: Mapping[str, Samples]
     per_second: Mapping[str, float]
     one_thread: bool
+    crowded: float | None = None
 
     def log_ratio(self, name: str, reference: str) -> float:
         """Return log(median / the reference's median): of CPU time where the models use one thread."""
@@ -52,10 +57,10 @@ class Sitting:
         return float(np.log(a / b))
 
     @property
-    def away(self) -> float:
-        """Share of the wall time in which the CPU did something else; 0 where threads make that unknown."""
+    def away(self) -> float | None:
+        """Share of the wall time in which a CPU did something else; None where that is unknown."""
         if not self.one_thread:
-            return 0.0
+            return self.crowded
         wall, busy = (sum(int(getattr(s, kind).sum()) for s in self.samples.values()) for kind in ("wall", "busy"))
         return max(0.0, 1 - busy / wall)  # two clocks: that of the CPU may tick last
 
@@ -84,9 +89,10 @@ class Sittings:
         return self.logs(AGAIN)
 
     @property
-    def away(self) -> float:
-        """Share of the time in which the system ran something else; 0 where models use several threads."""
-        return float(np.median([s.away for s in self.each]))
+    def away(self) -> float | None:
+        """Share of the time in which the system ran something else, of the middle sitting; None where unknown."""
+        known = [s.away for s in self.each if s.away is not None]
+        return float(np.median(known)) if known else None
 
     def settled(self, name: str) -> int:
         """In how many sittings a model's warm-up came to an end."""
@@ -125,10 +131,13 @@ def sit(
         with opener() as runners:
             pin = can_pin(runners.values())
             calls = {name: (lambda infer=runner.infer: infer(feeds)) for name, runner in runners.items()}
+            start = Moment.now()
             samples = both_clocks(calls, rounds=rounds, max_seconds=max_seconds, least=least, rng=rng, pin=pin)
+            most = max(map(threads_of, runners.values()))
+            beside = crowded(start, Moment.now(), threads=most, cpus=len(usable()))
             order = rng.permutation(list(calls)) if load else ()
             rates = {name: _per_second(calls[name], load) for name in order if load}
-        yield Sitting(samples, rates, pin)
+        yield Sitting(samples, rates, pin, beside)
 
 
 def distribution(call: Callable[[], object], *, most: int = DISTRIBUTION, seconds: float = SECONDS) -> Floats:

@@ -167,9 +167,11 @@ def test_p_values_invert_the_intervals(hits: bool, rng: np.random.Generator) -> 
 def test_the_record_has_the_p_value_of_its_gate(rng: np.random.Generator) -> None:
     a, b = np.ones((100, 1)), np.ones((100, 1))
     b[:7] = 0
-    asked = [{}, {"keep": 0.985}, {"lose": 1.5}, {"keep": 0.5, "lose": 1.5}]
+    asked = [(None, None), (0.985, None), (None, 1.5), (0.5, 1.5)]
     mean = METRICS["top1"].statistic
-    none, share, drop, both = (statistics.accuracy("top1", a, b, mean, rng=rng, **each).chance for each in asked)
+    none, share, drop, both = (
+        statistics.accuracy("top1", a, b, mean, rng=rng, keep=keep, lose=lose).chance for keep, lose in asked
+    )
     assert none is None
     assert share != drop == both
 
