@@ -111,6 +111,8 @@ class Agreement(Record, frozen=True, kw_only=True):
     """Closeness to the reference's outputs, without labels. ``argmax``: share of equal rows, null without classes.
 
     ``kl``: mean Kullback-Leibler divergence in nats of a row's softmax from the reference's, null without classes too.
+    ``interval``: of the mean cosine, 95 %, over the examples. ``error``: its standard error, null where outputs have no
+    row an example. Both are null of one example.
     """
 
     argmax: float | None
@@ -118,6 +120,8 @@ class Agreement(Record, frozen=True, kw_only=True):
     cosine: float
     sqnr_db: float
     examples: int
+    interval: tuple[float, float] | None = None
+    error: float | None = None
 
 
 class Simulation(Record, frozen=True, kw_only=True):

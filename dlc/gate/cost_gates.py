@@ -11,6 +11,7 @@ import msgspec
 from dlc.gate.changes import in_words
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line
+from dlc.gate.memory_gate import grown
 from dlc.gate.observation import Observation, VariantSeen
 from dlc.harness import pace, sittings
 from dlc.harness.pace import FLOORS, busier
@@ -57,7 +58,7 @@ class Costs:
             else:
                 yield Decided(self._reference_speed(variant, self.before))
             yield Decided(self._growth(variant, earlier))
-            yield Decided(self._memory(variant, earlier, self.before))
+            yield self._memory(variant, earlier, self.before)
 
     def _against_reference(self, variant: VariantSeen) -> Iterator[Decided]:
         gates, stock = self.limits.recipe, self.now.stock_ratio
@@ -159,30 +160,25 @@ class Costs:
         return None
 
     def _growth(self, variant: VariantSeen, earlier: VariantSeen) -> Line:
-        return self._grown(
-            variant, "size since baseline", variant.size.bytes, earlier.size.bytes, self.limits.max_growth,
-            f", {numbers.size(variant.size.compressed_bytes)} compressed",
-        )  # fmt: skip
-
-    def _memory(self, variant: VariantSeen, earlier: VariantSeen, before: Observation) -> Line:
-        """What a runtime takes and packs is of its version and the ISA: recorded elsewhere it decides nothing."""
-        now, then = (min(v.memory.peak_bytes) for v in (variant, earlier))
-        line = self._grown(
-            variant, "peak memory since baseline", now, then, self.limits.max_memory_growth,
-            f", of it {numbers.size(variant.memory.runtime_bytes)} the runtime",
-        )  # fmt: skip
-        if self.now.on_machine_of(before):
-            return line
-        reason = f"recorded on {before.where}, this is {self.now.where}, which decides nothing: {line.reason}"
-        return msgspec.structs.replace(line, status=None, reason=reason)
-
-    def _grown(self, variant: VariantSeen, gate: str, now: int, then: int, limit: float, more: str) -> Line:
+        """Sizes are exact: their interval is the number."""
+        now, then, limit = variant.size.bytes, earlier.size.bytes, self.limits.max_growth
         factor = now / then
-        reason = f"{numbers.size(now)}{more}: {factor:.3f}× of the baseline's {numbers.size(then)}, at most {limit:g}×"
+        reason = (
+            f"{numbers.size(now)}, {numbers.size(variant.size.compressed_bytes)} compressed: {factor:.3f}× of the "
+            f"baseline's {numbers.size(then)}, at most {limit:g}×"
+        )
         return Line(
-            variant=variant.precision, gate=gate, status="pass" if factor <= limit else "fail", value=factor,
-            limit=limit, reason=reason,
+            variant=variant.precision, gate="size since baseline", status="pass" if factor <= limit else "fail",
+            value=factor, limit=limit, reason=reason,
         )  # fmt: skip
+
+    def _memory(self, variant: VariantSeen, earlier: VariantSeen, before: Observation) -> Decided:
+        """What a runtime takes and packs is of its version and the ISA: recorded elsewhere it decides nothing."""
+        found = grown(variant, earlier, self.limits.max_memory_growth)
+        if self.now.on_machine_of(before):
+            return found
+        reason = f"recorded on {before.where}, this is {self.now.where}, which decides nothing: {found.line.reason}"
+        return Decided(msgspec.structs.replace(found.line, status=None, reason=reason))
 
 
 def _latency(seen: Observation, variant: VariantSeen) -> Pace:

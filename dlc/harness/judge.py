@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from dlc.harness import pace
+from dlc.harness.agreement import held, in_words
 from dlc.harness.several import by_chance
 from dlc.harness.slices import collapses
 from dlc.harness.statistics import spread
@@ -135,10 +136,8 @@ def _quality(
 def _agreement(agreement: Agreement | None, gate: float) -> Finding:
     if agreement is None:
         return Finding("inconclusive", "agreement with FP32 was not measured")
-    status: Status = "pass" if agreement.cosine >= gate else "fail"
-    return Finding(
-        status, f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {gate:g}"
-    )
+    status, p = held(agreement, gate)
+    return Finding(status, in_words(agreement, gate), p)
 
 
 def _retention(accuracy: Accuracy, gate: float) -> Finding:

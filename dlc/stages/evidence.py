@@ -88,7 +88,7 @@ def gather(
     with ExitStack() as stack:
         judge: Runner = stack.enter_context(_reference(baseline, exported))
         runners = {s.name: stack.enter_context(s.runner()) for s in subjects}
-        scores = _score({REFERENCE: judge, **runners}, recipe, exported, progress, evaluating=evaluating)
+        scores = _score({REFERENCE: judge, **runners}, recipe, exported, progress, seed, evaluating=evaluating)
     timed = time({s.name: s.runner for s in subjects}, BASELINE, feeds, rng=rng, progress=progress)
     progress.stage("measure memory", len(subjects))
     base_size = sizes(baseline.files)
@@ -118,18 +118,19 @@ def _reference(baseline: Subject, exported: Exported) -> Runner:
 
 
 def _score(
-    runners: Mapping[str, Runner], recipe: Recipe, exported: Exported, progress: Progress, *, evaluating: bool
-) -> dict[str, Evaluation]:
+    runners: Mapping[str, Runner], recipe: Recipe, exported: Exported, progress: Progress, seed: int, *,
+    evaluating: bool,
+) -> dict[str, Evaluation]:  # fmt: skip
     """Run all of them over the evaluation data, else over the calibration data, else over seeded inputs."""
     if evaluating and recipe.evaluation is not None:
         progress.stage("measure accuracy")
         return evaluate(
             runners, recipe.evaluation, reference=REFERENCE, metric=recipe.metric, prediction=recipe.prediction,
-            state=recipe.state, progress=progress,
+            state=recipe.state, seed=seed, progress=progress,
         )  # fmt: skip
     progress.stage("measure agreement")
     unlabelled = recipe.calibration.part(recipe.calibration.batches) if recipe.calibration else seeded(exported)
-    return evaluate(runners, unlabelled, reference=REFERENCE, metric=recipe.metric, progress=progress)
+    return evaluate(runners, unlabelled, reference=REFERENCE, metric=recipe.metric, seed=seed, progress=progress)
 
 
 def seeded(exported: Exported) -> Dataset:
