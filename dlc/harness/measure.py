@@ -143,6 +143,11 @@ def threads_of(runner: Runner) -> int:
     return runner.config.intra_op_threads if isinstance(runner, OrtRunner) else 1
 
 
+def on_cpu(runner: Runner) -> bool:
+    """Whether a model computes where it is called from: of one on another device the CPU's time tells nothing."""
+    return not isinstance(runner, OrtRunner) or runner.provider == "CPUExecutionProvider"
+
+
 @dataclass(frozen=True, slots=True)
 class _Warm:
     """How many calls make one sample, how many it took until they settled, and whether they did."""

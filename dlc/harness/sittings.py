@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dlc.harness.contention import Moment, crowded, usable
-from dlc.harness.measure import LEAST_ROUNDS, Samples, both_clocks, can_pin, collector_paused, threads_of
+from dlc.harness.measure import LEAST_ROUNDS, Samples, both_clocks, can_pin, collector_paused, on_cpu, threads_of
 from dlc.manifest import Estimate
 from dlc.runtimes.base import Runner
 from dlc.types import Feeds, Floats
@@ -43,7 +43,8 @@ Opener = Callable[[], AbstractContextManager[Mapping[str, Runner]]]
 class Sitting:
     """One sitting's samples of each model; ``per_second``: examples of each, where throughput was asked for.
 
-    ``crowded``: share of the time in which others had a CPU that was needed (``contention``); None where unknown.
+    ``one_thread``: a call takes the CPU time of one thread. ``crowded``: share of the time in which others had a CPU
+    that was needed (``contention``); None where unknown.
     """
 
     samples: Mapping[str, Samples]
@@ -137,7 +138,8 @@ def sit(
             beside = crowded(start, Moment.now(), threads=most, cpus=len(usable()))
             order = rng.permutation(list(calls)) if load else ()
             rates = {name: _per_second(calls[name], load) for name in order if load}
-        yield Sitting(samples, rates, pin, beside)
+            own_time = pin and all(map(on_cpu, runners.values()))
+        yield Sitting(samples, rates, own_time, beside)
 
 
 def distribution(call: Callable[[], object], *, most: int = DISTRIBUTION, seconds: float = SECONDS) -> Floats:

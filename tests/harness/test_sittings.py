@@ -11,7 +11,7 @@ import pytest
 
 from dlc.harness import sittings
 from dlc.harness.contention import STAT
-from dlc.harness.measure import Samples, both_clocks
+from dlc.harness.measure import Samples, both_clocks, can_pin
 from dlc.harness.sittings import Load, Sitting, Sittings, ratio, shift
 from dlc.harness.statistics import percentile, spread
 from dlc.runtimes.base import Runner
@@ -100,6 +100,20 @@ def test_several_threads_are_timed_by_the_clock(rng: np.random.Generator) -> Non
     assert sitting.per_second == {}
     samples = sitting.samples["small"]
     assert sitting.median_ms("small") == np.median(samples.wall) / 1e6
+
+
+def test_what_another_device_computes_is_timed_by_the_clock(rng: np.random.Generator) -> None:
+    class OnDevice(OrtCpuRunner):
+        """Once it is open, it says of itself what ``OrtCudaRunner`` does."""
+
+        def open(self) -> None:
+            super().open()
+            self.provider = "CUDAExecutionProvider"  # type: ignore[misc]
+
+    for kind, own_time in ((OrtCpuRunner, can_pin([])), (OnDevice, False)):
+        opened = sittings.opener({"small": lambda kind=kind: kind(chain(4))}, "small")  # type: ignore[misc]
+        [sitting] = sittings.sit(opened, FEEDS, count=1, rounds=2, rng=rng)
+        assert sitting.one_thread == own_time
 
 
 def test_time_without_a_cpu_is_told_apart(rng: np.random.Generator) -> None:
