@@ -14,6 +14,7 @@ from dlc.artifact import GOLDEN, MANIFEST, MODEL, SESSION, Artifact, read_golden
 from dlc.errors import ArtifactError, UserError
 from dlc.feeds import input_like, seeded_feeds
 from dlc.harness.measure import latency, summarise
+from dlc.harness.statistics import ratio_of_medians
 from dlc.interface import Interface, sizes_of
 from dlc.lookup import load
 from dlc.manifest import Latency
@@ -66,7 +67,9 @@ def bench(
         progress.stage("time", None)
         samples = latency(runners, feeds, rounds=rounds, rng=rng)
     first_samples = next(iter(samples.values()))
-    return [Row(name, summarise(each, first_samples, rng=rng)) for name, each in samples.items()]
+    return [
+        Row(name, summarise(each, ratio_of_medians(each, first_samples, rng=rng))) for name, each in samples.items()
+    ]
 
 
 def parse_dims(texts: Sequence[str]) -> dict[str, int]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 
 from dlc import __version__
 from dlc.errors import DlcError
 from dlc.integer_format import integer_format
 from dlc.lookup import load
+from dlc.manifest import TargetRecord
 from dlc.models.datasets import VARIABLE, data_root
 from dlc.runtimes import RUNTIMES
 from dlc.runtimes.planned_library import library
@@ -73,7 +74,9 @@ def _target() -> tuple[Target | None, list[Finding]]:
         return None, [Finding("target", "unknown", str(error))]
     reduced = integer_format(target).reduce_range
     integer = "no VNNI: int8 weights take 7 bits" if reduced else "8-bit products do not saturate"
+    record = TargetRecord(**asdict(target))
     return target, [
+        Finding("machine", record.machine),
         Finding("isa", f"{target.arch} {' '.join(target.isa) or 'baseline'} ({integer})"),
         Finding("opset, IR", f"up to opset {target.opset}, IR {target.ir_version} with {target.runtime}"),
     ]

@@ -111,6 +111,8 @@ class Agreement(Record, frozen=True, kw_only=True):
     """Closeness to the reference's outputs, without labels. ``argmax``: share of equal rows, null without classes.
 
     ``kl``: mean Kullback-Leibler divergence in nats of a row's softmax from the reference's, null without classes too.
+    ``interval``: of the mean cosine, 95 %, over the examples. ``error``: its standard error, null where outputs have no
+    row an example. Both are null of one example.
     """
 
     argmax: float | None
@@ -118,6 +120,8 @@ class Agreement(Record, frozen=True, kw_only=True):
     cosine: float
     sqnr_db: float
     examples: int
+    interval: tuple[float, float] | None = None
+    error: float | None = None
 
 
 class Simulation(Record, frozen=True, kw_only=True):
@@ -131,7 +135,8 @@ class Accuracy(Record, frozen=True, kw_only=True):
     """The task metric of a variant; ``retention`` is its share of the reference's, paired example by example.
 
     ``drop``: how far it fell behind, in the metric's unit. Of an error (``higher_is_better`` false), ``retention`` is
-    the reference's divided by the variant's, and ``drop`` what was added.
+    the reference's divided by the variant's, and ``drop`` what was added. ``chance``: one-sided p-value that it holds
+    its gate, null where none was asked.
     """
 
     metric: str
@@ -141,6 +146,7 @@ class Accuracy(Record, frozen=True, kw_only=True):
     retention: Estimate
     drop: Estimate
     examples: int
+    chance: float | None = None
 
 
 class SliceRecord(Record, frozen=True, kw_only=True):
@@ -157,15 +163,22 @@ class SliceRecord(Record, frozen=True, kw_only=True):
 
 
 class Latency(Record, frozen=True, kw_only=True):
-    """Interleaved runs. ``ratio`` is against the FP32 baseline (stock ONNX Runtime, the exported graph, same run)."""
+    """Interleaved runs. ``ratio`` is against the FP32 baseline (stock ONNX Runtime, the exported graph, same run).
+
+    A percentile is null where fewer than 10 runs lie beyond it. ``logs``: log of the ratio, one a sitting.
+    ``settled``: in how many sittings the warm-up came to an end. Neither is there for a single sitting.
+    """
 
     median_ms: float
     mean_ms: float
-    p10_ms: float
-    p90_ms: float
+    p10_ms: float | None = None
+    p90_ms: float | None = None
+    p99_ms: float | None = None
     runs: int
     ratio: Estimate
     samples_ms: tuple[float, ...]
+    logs: tuple[float, ...] = ()
+    settled: int | None = None
 
 
 class Lifetime(Record, frozen=True, kw_only=True):
@@ -356,7 +369,7 @@ class SourceRecord(Record, frozen=True, kw_only=True):
 
 
 class TargetRecord(Record, frozen=True, kw_only=True):
-    """Where it was measured."""
+    """Where it was measured. ``cpu``, ``cores``, ``system``: the machine, empty and 0 where it is not known."""
 
     provider: str
     arch: str
@@ -365,12 +378,23 @@ class TargetRecord(Record, frozen=True, kw_only=True):
     runtime: str
     opset: int
     ir_version: int
+    cpu: str = ""
+    cores: int = 0
+    system: str = ""
+
+    @property
+    def machine(self) -> str:
+        """The machine in words, ``AMD EPYC 7R13, 2 cores, Linux 6.1.0, glibc 2.36``; empty where it is not known."""
+        cores = f"{self.cores} {'core' if self.cores == 1 else 'cores'}" if self.cores else ""
+        return ", ".join(filter(None, (self.cpu, cores, self.system)))
 
 
 class Reference(Record, frozen=True, kw_only=True):
     """What the variants are judged against: accuracy of ``accuracy_runner``, speed and size of the baseline session.
 
-    ``pinned``: the models were timed on one CPU that the system kept for them.
+    ``pinned``: the models were timed on one CPU that the system kept for them. ``again``: log of the baseline's latency
+    against a second session of itself, one a sitting: how far it strays from 0 is the noise floor. ``away``: share of
+    the time in which the system ran something else, null where that is unknown.
     """
 
     accuracy_runner: str
@@ -380,6 +404,8 @@ class Reference(Record, frozen=True, kw_only=True):
     examples: int
     latency: Latency
     pinned: bool = False
+    again: tuple[float, ...] = ()
+    away: float | None = None
     size: Size
     memory: Memory
     start: Start | None = None

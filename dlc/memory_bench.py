@@ -17,6 +17,7 @@ from dlc.artifact import MODEL, write_model
 from dlc.bench import Subject, inputs_for, subjects_of
 from dlc.harness.growth import growth
 from dlc.harness.measure import latency, summarise
+from dlc.harness.statistics import ratio_of_medians
 from dlc.manifest import Latency
 from dlc.planning import Prepared, prepare
 from dlc.progress import Progress
@@ -100,7 +101,8 @@ def compare_memory(
             samples = latency(runners, feeds, rounds=rounds, rng=rng)
     return [
         MemoryRow(
-            subject.name, name, way.growth, summarise(samples[name], samples[STOCK], rng=rng),
+            subject.name, name, way.growth,
+            summarise(samples[name], ratio_of_medians(samples[name], samples[STOCK], rng=rng)),
             all(np.array_equal(outputs[name][k], y, equal_nan=y.dtype.kind == "f") for k, y in outputs[STOCK].items()),
             **way.facts,  # type: ignore[arg-type]
         )

@@ -9,6 +9,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
+from dlc import machine
 from dlc.errors import CapabilityError, UserError
 from dlc.versions import limits
 
@@ -33,7 +34,10 @@ DISTRIBUTIONS: dict[str, Provider] = {"onnxruntime": "cpu", "onnxruntime-gpu": "
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One place where artifacts run. ``threads`` counts the threads of one operator (intra-op)."""
+    """One place where artifacts run. ``threads`` counts the threads of one operator (intra-op).
+
+    ``cpu``, ``cores`` and ``system`` describe the machine (``dlc.machine``), empty and 0 where they are not known.
+    """
 
     provider: Provider
     arch: str
@@ -42,6 +46,9 @@ class Target:
     runtime: str
     opset: int
     ir_version: int
+    cpu: str = ""
+    cores: int = 0
+    system: str = ""
 
     @property
     def integer_dot(self) -> bool:
@@ -50,7 +57,7 @@ class Target:
 
     @property
     def fingerprint(self) -> str:
-        """Identify the target in cache keys."""
+        """Identify the target in cache keys: by what decides which kernels run."""
         return "/".join([self.provider, self.arch, "+".join(self.isa), f"t{self.threads}", self.runtime])
 
 
@@ -65,7 +72,10 @@ def detect(provider: Provider = "cpu", threads: int = 1) -> Target:
             f"then pip install 'dlc[{provider}]'"
         )
     opset, ir_version = limits(version)
-    return Target(provider, _arch(), isa(), threads, f"{distribution} {version}", opset, ir_version)
+    return Target(
+        provider, _arch(), isa(), threads, f"{distribution} {version}", opset, ir_version,
+        machine.cpu(), machine.cores(), machine.system(),
+    )  # fmt: skip
 
 
 def runtime_distribution() -> tuple[str, str]:
@@ -88,8 +98,8 @@ def isa(cpuinfo: Path = Path("/proc/cpuinfo")) -> tuple[str, ...]:
 
 
 def _arch() -> str:
-    machine = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    name = platform.machine().lower()
+    return {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
 
 
 def _linux_flags(cpuinfo: Path) -> frozenset[str]:

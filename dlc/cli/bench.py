@@ -9,6 +9,7 @@ import click
 
 from dlc.cli.common import Format, common, print_json, print_table, progress
 from dlc.manifest import Latency
+from dlc.report.numbers import ABSENT
 
 if TYPE_CHECKING:
     from dlc.memory_bench import MemoryRow
@@ -42,7 +43,7 @@ def command(
     if form == "json":
         print_json(rows)
         return 0
-    headers = ("model", "median", "p10", "p90", "runs", "ratio to the first")
+    headers = ("model", "median", "p10", "p90", "p99", "runs", "ratio to the first")
     print_table(headers, [(r.name, *_cells(r.latency)) for r in rows])
     return 0
 
@@ -65,12 +66,13 @@ def _memory(
 def _memory_cells(row: MemoryRow) -> tuple[str, ...]:
     planned = "" if row.planned is None else f"{row.planned / 1e6:.3f} MB"
     misses = "" if row.misses is None else str(row.misses)
-    median, _, _, _, ratio = _cells(row.latency)
+    median, *_, ratio = _cells(row.latency)
     exact = "same bits" if row.exact else "differ"
     return row.model, row.way, f"{row.growth / 1e6:.3f} MB", planned, misses, exact, median, ratio, row.note
 
 
 def _cells(latency: Latency) -> tuple[str, ...]:
-    times = (f"{t:.3f} ms" for t in (latency.median_ms, latency.p10_ms, latency.p90_ms))
+    found = (latency.median_ms, latency.p10_ms, latency.p90_ms, latency.p99_ms)
+    times = (ABSENT if t is None else f"{t:.3f} ms" for t in found)
     ratio = latency.ratio
     return (*times, str(latency.runs), f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]")

@@ -11,6 +11,7 @@ from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line
 from dlc.gate.observation import Observation, Score, VariantSeen
 from dlc.harness.accuracy import Metric
+from dlc.harness.agreement import held, in_words
 from dlc.harness.behind import Behind, apart, behind
 from dlc.harness.proportions import least_examples
 from dlc.manifest import Status
@@ -66,12 +67,12 @@ class Accuracies:
         score, agreement = variant.score, variant.agreement
         wanted = gates.agreement if score is not None else max(gates.cosine, gates.agreement or 0.0)
         if wanted is not None and agreement is not None:
-            status: Status = "pass" if agreement.cosine >= wanted else "fail"
-            reason = f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {wanted:g}"
+            status, p = held(agreement, wanted)
+            low, high = agreement.interval or (None, None)
             yield Decided(Line(
-                variant=variant.precision, gate="agreement", status=status, value=agreement.cosine, limit=wanted,
-                reason=reason,
-            ))  # fmt: skip
+                variant=variant.precision, gate="agreement", status=status, value=agreement.cosine, low=low, high=high,
+                limit=wanted, reason=in_words(agreement, wanted),
+            ), p)  # fmt: skip
         if self.metric is None or score is None or reference is None or reference.score is None:
             return
         rows = reference.score.rows.unpack(), score.rows.unpack()

@@ -59,6 +59,10 @@ def _machine(before: Observation, now: Observation) -> Iterator[Change]:
         a, b = (getattr(each.measured_on, what) for each in (before, now))
         if a != b:
             yield _change("machine", f"{what} {in_words(a)} → {in_words(b)}")
+    for what in ("cpu", "cores", "system"):
+        a, b = (getattr(each.measured_on, what) for each in (before, now))
+        if a and b and a != b:  # earlier baselines do not know
+            yield _change("machine", f"{what} {a} → {b}")
     for what in ("isa", "threads", "opset"):
         a, b = (getattr(each.target, what) for each in (before, now))
         if a != b:

@@ -11,18 +11,15 @@ import msgspec
 from dlc.gate.changes import in_words
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line
+from dlc.gate.memory_gate import grown
 from dlc.gate.observation import Observation, VariantSeen
-from dlc.harness import sittings
+from dlc.harness import pace, sittings
+from dlc.harness.pace import FLOORS, busier
 from dlc.harness.sittings import Shift, shift
+from dlc.harness.statistics import spread
 from dlc.manifest import Status
 from dlc.report import numbers
 
-FLOORS = 2
-"""A latency must be worse than its limit by so many noise floors to fail: as often as A strays from A by that, chance
-alone would have moved it; about one sitting in twenty."""
-BUSY = 0.1
-"""Share of the time without a CPU above which no latency fails: caches that others emptied cost each model another
-share. Measured: with the time-slices of nine other processes the ratio of digits-cnn moved by 4 to 6 %."""
 STEADY = 1.10
 """The reference, the same model in both runs, may take this factor longer or shorter than when the baseline was
 recorded; beyond it the machine is another or otherwise busy, and a ratio may have moved with it."""
@@ -61,23 +58,21 @@ class Costs:
             else:
                 yield Decided(self._reference_speed(variant, self.before))
             yield Decided(self._growth(variant, earlier))
-            yield Decided(self._memory(variant, earlier, self.before))
+            yield self._memory(variant, earlier, self.before)
 
     def _against_reference(self, variant: VariantSeen) -> Iterator[Decided]:
         gates, stock = self.limits.recipe, self.now.stock_ratio
         if gates.max_latency_ratio is not None:
             ratio, limit = variant.timing.ratio, gates.max_latency_ratio / (stock or 1.0)
-            clear = limit * math.exp(FLOORS * sittings.spread(self.now.again))
-            over = ratio.low > limit and ratio.value > clear
-            status: Status = "pass" if ratio.high <= limit else "fail" if over else "inconclusive"
+            floor = spread(self.now.again)
+            status = pace.held(ratio, limit, floor)
             said = f" ({gates.max_latency_ratio:g}× of stock, of which fp32 took {stock:.3f}×)" if stock else ""
             if status == "fail" and (why := self._unfit(variant, None)) is not None:
                 status, said = "inconclusive", f"{said}; {why}"
-            beyond = shift(variant.timing.logs, [math.log(limit)] * len(variant.timing.logs), same=True)
             yield Decided(Line(
                 variant=variant.precision, gate="latency", status=status, value=ratio.value, low=ratio.low,
                 high=ratio.high, limit=limit, reason=f"{numbers.ratio(ratio)} of fp32, at most {limit:.3f}×{said}",
-            ), beyond.slower)  # fmt: skip
+            ), pace.chance(variant.timing.logs, limit, floor))  # fmt: skip
         reference = self.now.variant(self.now.reference)
         if gates.max_size_ratio is not None and reference is not None:
             share = variant.size.bytes / reference.size.bytes
@@ -103,7 +98,7 @@ class Costs:
                 variant=variant.precision, gate=gate, status="inconclusive",
                 reason="the baseline holds no throughput, or none of A against A: write it anew with --update-baseline",
             ))  # fmt: skip
-        floor = max(sittings.spread(now.again), sittings.spread(then.again))
+        floor = max(spread(now.again), spread(then.again))
         moved = shift(now.logs, then.logs, same=self.same, floor=floor)
         return self._judged(variant, gate, moved, floor, before, now)
 
@@ -128,13 +123,18 @@ class Costs:
 
     def _unfit(self, variant: VariantSeen, before: Observation | None) -> str | None:
         """Say why this machine, or the one of the baseline, cannot make a latency fail; None if it can."""
-        if (away := max(self.now.away, before.away if before else 0.0)) > BUSY:
-            return f"the CPU did something else for {100 * away:.0f} % of the time: the machine is busy"
-        if 2 * variant.timing.settled < len(variant.timing.logs):
-            return f"the warm-up came to an end in {variant.timing.settled} of {len(variant.timing.logs)} sittings only"
+        away = busier(self.now.away, before.away if before else None)
+        if (why := pace.unfit(away, variant.timing.settled, len(variant.timing.logs))) is not None:
+            return why
         drift = 1.0 if self.same or before is None else self.now.reference_ms / before.reference_ms
         if max(drift, 1 / drift) > STEADY:
-            return f"fp32 itself takes {drift:.2f}× what it took then: the machine is another, or busy"
+            here, then = self.now.measured_on.machine, before.measured_on.machine if before else ""
+            other = (
+                f"this is {here}, it was {then}"
+                if here and then and here != then
+                else "the machine is another, or busy"
+            )
+            return f"fp32 itself takes {drift:.2f}× what it took then: {other}"
         return None
 
     def _reference_speed(self, variant: VariantSeen, before: Observation) -> Line:
@@ -160,30 +160,25 @@ class Costs:
         return None
 
     def _growth(self, variant: VariantSeen, earlier: VariantSeen) -> Line:
-        return self._grown(
-            variant, "size since baseline", variant.size.bytes, earlier.size.bytes, self.limits.max_growth,
-            f", {numbers.size(variant.size.compressed_bytes)} compressed",
-        )  # fmt: skip
-
-    def _memory(self, variant: VariantSeen, earlier: VariantSeen, before: Observation) -> Line:
-        """What a runtime takes and packs is of its version and the ISA: recorded elsewhere it decides nothing."""
-        now, then = (min(v.memory.peak_bytes) for v in (variant, earlier))
-        line = self._grown(
-            variant, "peak memory since baseline", now, then, self.limits.max_memory_growth,
-            f", of it {numbers.size(variant.memory.runtime_bytes)} the runtime",
-        )  # fmt: skip
-        if self.now.on_machine_of(before):
-            return line
-        reason = f"recorded on {before.where}, this is {self.now.where}, which decides nothing: {line.reason}"
-        return msgspec.structs.replace(line, status=None, reason=reason)
-
-    def _grown(self, variant: VariantSeen, gate: str, now: int, then: int, limit: float, more: str) -> Line:
+        """Sizes are exact: their interval is the number."""
+        now, then, limit = variant.size.bytes, earlier.size.bytes, self.limits.max_growth
         factor = now / then
-        reason = f"{numbers.size(now)}{more}: {factor:.3f}× of the baseline's {numbers.size(then)}, at most {limit:g}×"
+        reason = (
+            f"{numbers.size(now)}, {numbers.size(variant.size.compressed_bytes)} compressed: {factor:.3f}× of the "
+            f"baseline's {numbers.size(then)}, at most {limit:g}×"
+        )
         return Line(
-            variant=variant.precision, gate=gate, status="pass" if factor <= limit else "fail", value=factor,
-            limit=limit, reason=reason,
+            variant=variant.precision, gate="size since baseline", status="pass" if factor <= limit else "fail",
+            value=factor, limit=limit, reason=reason,
         )  # fmt: skip
+
+    def _memory(self, variant: VariantSeen, earlier: VariantSeen, before: Observation) -> Decided:
+        """What a runtime takes and packs is of its version and the ISA: recorded elsewhere it decides nothing."""
+        found = grown(variant, earlier, self.limits.max_memory_growth)
+        if self.now.on_machine_of(before):
+            return found
+        reason = f"recorded on {before.where}, this is {self.now.where}, which decides nothing: {found.line.reason}"
+        return Decided(msgspec.structs.replace(found.line, status=None, reason=reason))
 
 
 def _latency(seen: Observation, variant: VariantSeen) -> Pace:

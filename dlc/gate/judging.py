@@ -16,6 +16,7 @@ from dlc.gate.observation import Observation
 from dlc.gate.slice_gates import Slices
 from dlc.harness import sittings
 from dlc.harness.accuracy import Metric
+from dlc.harness.pace import busier
 from dlc.manifest import ExpectationRecord, Status
 
 SPEED = ("latency", "latency since baseline", "throughput since baseline")
@@ -64,7 +65,7 @@ def pool(first: Observation, second: Observation) -> Observation:
         )  # fmt: skip
         variants.append(msgspec.structs.replace(one, timing=timing))
     return msgspec.structs.replace(
-        first, again=(*first.again, *second.again), away=max(first.away, second.away),
+        first, again=(*first.again, *second.again), away=busier(first.away, second.away),
         again_throughput=(*first.again_throughput, *second.again_throughput),
         reference_ms=(first.reference_ms + second.reference_ms) / 2, variants=tuple(variants),
     )  # fmt: skip

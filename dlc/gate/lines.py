@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import msgspec
 
 from dlc.harness.judge import worst
-from dlc.harness.proportions import ALPHA, holm
+from dlc.harness.several import by_chance
 from dlc.manifest import Record, Status
 
 CODES = {"pass": 0, "fail": 1, "inconclusive": 5}
@@ -62,12 +62,10 @@ def corrected(found: Iterable[Decided]) -> list[Line]:
     families = [
         [t for t in tested if t.p is not None and ("baseline" in t.line.gate) == since] for since in (True, False)
     ]
-    adjusted = {
-        id(t): (p, len(family))
-        for family in families
-        for t, p in zip(family, holm([t.p for t in family if t.p is not None]), strict=True)
+    doubts = {
+        id(t): doubt for family in families for t, doubt in zip(family, by_chance([t.p for t in family]), strict=True)
     }
-    return [_with_power(_corrected(t.line, *adjusted.get(id(t), (None, 0))), t.power) for t in tested]
+    return [_with_power(_corrected(t.line, doubts.get(id(t))), t.power) for t in tested]
 
 
 def _with_power(line: Line, power: str) -> Line:
@@ -76,11 +74,10 @@ def _with_power(line: Line, power: str) -> Line:
     return msgspec.structs.replace(line, reason=f"{line.reason}; {power}")
 
 
-def _corrected(line: Line, p: float | None, family: int) -> Line:
-    if line.status != "fail" or p is None or p < ALPHA:
+def _corrected(line: Line, doubt: str | None) -> Line:
+    if line.status != "fail" or doubt is None:
         return line
-    reason = f"{line.reason}; not beyond chance (p = {p:.2g} among {family} gates, {ALPHA:g} asked)"
-    return msgspec.structs.replace(line, status="inconclusive", reason=reason)
+    return msgspec.structs.replace(line, status="inconclusive", reason=f"{line.reason}; {doubt}")
 
 
 def exit_code(lines: Sequence[Line]) -> int:

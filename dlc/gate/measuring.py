@@ -63,7 +63,7 @@ def retimed(
     timed = time(everyone, interface, how, progress)
     return [
         msgspec.structs.replace(
-            seen, again=timed.again, again_throughput=timed.again_throughput, away=timed.away,
+            seen, again=timed.sittings.again, again_throughput=timed.again_throughput, away=timed.sittings.away,
             reference_ms=timed.reference_ms,
             variants=tuple(
                 msgspec.structs.replace(v, timing=timed.timing(s.name, Rss(0, 0, v.timing.load_ms, v.timing.first_ms)))
@@ -146,9 +146,9 @@ def _observation(
         drawn=scored.drawn,
         reference=REFERENCE,
         reference_ms=timed.reference_ms,
-        again=timed.again,
+        again=timed.sittings.again,
         again_throughput=timed.again_throughput,
-        away=timed.away,
+        away=timed.sittings.away,
         stated=stated.accuracy.value if stated.accuracy else None,
         stated_data=data.get("evaluation"),
         stock_ratio=stated.latency.ratio.value if stated.latency else None,

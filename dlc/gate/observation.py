@@ -170,7 +170,7 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     ``again``: log of the reference's latency against a second session of itself, one a sitting;
     ``again_throughput``: the same of examples per second, where that is the objective.
     ``drawn``: SHA-256 of the seeded inputs that took the place of data; empty where there were data.
-    ``away``: share of the time in which the system ran something else on the CPU, of models of one thread.
+    ``away``: share of the time in which the system ran something else on a CPU that was needed; null where unknown.
     ``stated``: what the manifest says of the reference: its accuracy, and its latency as a ratio to stock ONNX Runtime.
     """
 
@@ -191,7 +191,7 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
     reference: str
     reference_ms: float
     again: tuple[float, ...]
-    away: float
+    away: float | None
     stated: Estimate | None
     stated_data: str | None
     stock_ratio: float | None
@@ -210,8 +210,11 @@ class Observation(Record, frozen=True, kw_only=True, omit_defaults=True):
         return own != "" and own == theirs
 
     def on_machine_of(self, other: Self) -> bool:
-        """Whether both were measured with the same instruction set, threads and runtime."""
-        own, theirs = ((o.measured_on, o.versions.get("onnxruntime")) for o in (self, other))
+        """Whether both were measured with the same instruction set, threads and runtime, which decide the kernels."""
+        own, theirs = (
+            (msgspec.structs.replace(o.measured_on, cpu="", cores=0, system=""), o.versions.get("onnxruntime"))
+            for o in (self, other)
+        )
         return own == theirs
 
     @property

@@ -53,7 +53,7 @@ def score(
     prediction, state = (recipe.prediction, recipe.state) if data is not None and recipe is not None else (None, {})
     found = evaluate(
         witnesses, dataset, reference=reference.name, metric=metric, prediction=prediction, state=state,
-        progress=progress,
+        seed=seed, progress=progress,
     )  # fmt: skip
     if data is not None:
         data = msgspec.structs.replace(data, sizes=witnesses[reference.name].sizes)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,13 +14,11 @@ from dlc.gate.subjects import Judged, seeded
 from dlc.harness import sittings
 from dlc.harness.measure import can_pin, pinned
 from dlc.harness.memory import Rss
-from dlc.harness.sittings import Load, Sitting
+from dlc.harness.sittings import AGAIN, Load, Sittings
+from dlc.harness.statistics import percentile
 from dlc.interface import Interface
 from dlc.progress import Progress, track
-from dlc.runtimes.base import Runner
 from dlc.types import Feeds, Floats
-
-AGAIN = "again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,14 +38,8 @@ class Timed:
 
     feeds: Feeds
     dims: Mapping[str, int]
-    sittings: Sequence[Sitting]
+    sittings: Sittings
     calls: Mapping[str, Floats]
-    reference: str
-
-    @property
-    def again(self) -> tuple[float, ...]:
-        """Log of the reference's latency against its second session, of each sitting."""
-        return tuple(s.log_ratio(AGAIN, self.reference) for s in self.sittings)
 
     @property
     def again_throughput(self) -> tuple[float, ...]:
@@ -56,32 +47,27 @@ class Timed:
         return self._throughput(AGAIN)
 
     @property
-    def away(self) -> float:
-        """Share of the time in which the system ran something else; 0 where models use several threads."""
-        return float(np.median([s.away for s in self.sittings]))
-
-    @property
     def reference_ms(self) -> float:
         """Median latency of the reference over the sittings, in milliseconds."""
-        return float(np.median([s.median_ms(self.reference) for s in self.sittings]))
+        return float(np.median([s.median_ms(self.sittings.reference) for s in self.sittings.each]))
 
     def timing(self, name: str, start: Rss) -> Timing:
         """Put on record how one model did."""
-        logs = tuple(s.log_ratio(name, self.reference) for s in self.sittings)
+        logs = self.sittings.logs(name)
         throughput, calls = self._throughput(name), self.calls[name]
         return Timing(
             logs=logs, ratio=sittings.ratio(logs), calls=len(calls),
-            p50_ms=float(np.median(calls)), p90_ms=sittings.percentile(calls, 90),
-            p99_ms=sittings.percentile(calls, 99), load_ms=start.load_ms, first_ms=start.first_ms,
-            warm_up=max(s.samples[name].warm_up for s in self.sittings),
-            settled=sum(s.samples[name].settled for s in self.sittings),
+            p50_ms=float(np.median(calls)), p90_ms=percentile(calls, 90), p99_ms=percentile(calls, 99),
+            load_ms=start.load_ms, first_ms=start.first_ms,
+            warm_up=max(s.samples[name].warm_up for s in self.sittings.each), settled=self.sittings.settled(name),
             throughput=throughput,
-            per_second=float(np.median([s.per_second[name] for s in self.sittings])) if throughput else None,
+            per_second=float(np.median([s.per_second[name] for s in self.sittings.each])) if throughput else None,
         )  # fmt: skip
 
     def _throughput(self, name: str) -> tuple[float, ...]:
         """Log of a model's examples per second against the reference's, of each sitting."""
-        rates, base = ([s.per_second.get(n, 0.0) for s in self.sittings] for n in (name, self.reference))
+        names = (name, self.sittings.reference)
+        rates, base = ([s.per_second.get(n, 0.0) for s in self.sittings.each] for n in names)
         counted = min([*rates, *base]) > 0
         return tuple(float(np.log(a / b)) for a, b in zip(rates, base, strict=True)) if counted else ()
 
@@ -93,13 +79,7 @@ def time(everyone: Sequence[Judged], interface: Interface, how: How, progress: P
     feeds = seeded(reference, interface, dims, how.seed)
     examples = next((len(a) for a in feeds.values() if a.ndim), 1)
     load = Load(how.concurrency, examples) if how.objective == "throughput" else None
-
-    @contextmanager
-    def opened() -> Iterator[Mapping[str, Runner]]:
-        with ExitStack() as stack:
-            runners = {s.name: stack.enter_context(s.subject.runner()) for s in everyone}
-            yield {**runners, AGAIN: stack.enter_context(reference.subject.runner())}
-
+    opened = sittings.opener({s.name: s.subject.runner for s in everyone}, reference.name)
     progress.stage("measure latency", sittings.SITTINGS)
     found = list(track(progress, sittings.sit(opened, feeds, load=load, rng=rng)))
     calls: dict[str, Floats] = {}
@@ -107,4 +87,4 @@ def time(everyone: Sequence[Judged], interface: Interface, how: How, progress: P
         for name, runner in runners.items():
             if name != AGAIN:
                 calls[name] = sittings.distribution(lambda infer=runner.infer: infer(feeds))  # type: ignore[misc]
-    return Timed(feeds, dims, found, calls, reference.name)
+    return Timed(feeds, dims, Sittings(found, reference.name), calls)

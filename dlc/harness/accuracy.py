@@ -59,10 +59,12 @@ class Evaluation:
 
 def evaluate(
     runners: Mapping[str, Runner], dataset: Dataset, *, reference: str, metric: Metric | None = None,
-    prediction: Prediction | None = None, state: Mapping[str, str] | None = None,
+    prediction: Prediction | None = None, state: Mapping[str, str] | None = None, seed: int = 0,
     progress: Progress = Silent(),  # noqa: B008 - has no state
 ) -> dict[str, Evaluation]:  # fmt: skip
     """Run all models batch by batch over one pass of the data; what stays in memory is predictions only.
+
+    ``seed``: of the interval of the agreement.
 
     The reference must run, and run cleanly; another model that fails is a finding, recorded as its ``fault``.
     ``state``: input to the output that is fed back to it; then a batch is a sequence (``harness.sequences``),
@@ -93,7 +95,7 @@ def evaluate(
         )
     return {
         name: _result(
-            track, metric if targets is not None else None, targets, dataset.name, is_reference=name == reference
+            track, metric if targets is not None else None, targets, dataset.name, seed, is_reference=name == reference
         )
         for name, track in tracks.items()
     }
@@ -169,12 +171,12 @@ def _leading(feeds: Feeds) -> int:
 
 
 def _result(
-    track: _Track, metric: Metric | None, targets: Array | None, dataset: str, *, is_reference: bool
+    track: _Track, metric: Metric | None, targets: Array | None, dataset: str, seed: int, *, is_reference: bool
 ) -> Evaluation:
     examples = track.meter.examples
     if track.fault is not None:
         return Evaluation(examples, fault=track.fault)
-    agreement = None if is_reference else track.meter.result()
+    agreement = None if is_reference else track.meter.result(np.random.default_rng(seed))
     if metric is None or targets is None:
         return Evaluation(examples, agreement=agreement)
     rows = metric_rows(metric, np.concatenate(track.predictions), targets, dataset)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dlc.manifest import Agreement
+from dlc.manifest import Agreement, Status
 from dlc.types import Array, Floats, Outputs
 
 SQNR_MAX = 20 * math.log10(2**24)
@@ -18,12 +18,21 @@ HIDDEN = -1e300
 
 @dataclass
 class _Sums:
-    """Sums of one output: cosine per example, energy of the reference and of the difference."""
+    """One output: the cosine of each example so far, and sums of the energy of the reference and of the difference."""
 
-    cosine: float = 0.0
-    rows: int = 0
+    cosines: list[Floats] = field(default_factory=list)
     signal: float = 0.0
     noise: float = 0.0
+
+    @property
+    def each(self) -> Floats:
+        """The cosine of each example, [n]."""
+        return np.concatenate([np.empty(0), *self.cosines])
+
+    @property
+    def cosine(self) -> float:
+        """The mean; 1 of no example, as of equal ones."""
+        return float(each.mean()) if len(each := self.each) else 1.0
 
     @property
     def sqnr_db(self) -> float:
@@ -64,15 +73,19 @@ class AgreementMeter:
             worst = np.minimum(worst, self._add_one(self._sums.setdefault(name, _Sums()), a, b, batch))
         self._worst.append(worst)
 
-    def result(self) -> Agreement:
-        """Agreement over everything added."""
+    def result(self, rng: np.random.Generator | None = None) -> Agreement:
+        """Agreement over everything added; with ``rng`` also the interval of the cosine, by a bootstrap (BCa)."""
         sums = self._sums.values()
+        worst = min(sums, key=lambda s: s.cosine, default=_Sums())
+        interval = None if rng is None else _interval(worst.each, rng)
         return Agreement(
             argmax=self._equal / self._scored if self._scored else None,
             kl=self._divergence / self._scored if self._scored else None,
-            cosine=min((s.cosine / s.rows for s in sums if s.rows), default=1.0),
+            cosine=worst.cosine,
             sqnr_db=min((s.sqnr_db for s in sums), default=SQNR_MAX),
             examples=self.examples,
+            interval=interval,
+            error=_error(worst.each) if interval and len(worst.each) == self.examples else None,
         )
 
     def each_db(self) -> Floats:
@@ -85,12 +98,55 @@ class AgreementMeter:
         x, y = (v.astype(np.float64).reshape(rows, elements) for v in (a, b))
         both = np.isfinite(x) & np.isfinite(y)
         x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
-        sums.cosine += float(_cosine(x, y).sum())
-        sums.rows += rows
+        sums.cosines.append(_cosine(x, y))
         signal, noise = (y**2).sum(axis=1), ((x - y) ** 2).sum(axis=1)
         sums.signal += float(signal.sum())
         sums.noise += float(noise.sum())
         return _sqnr_db(signal, noise)
+
+
+def held(agreement: Agreement, least: float) -> tuple[Status, float | None]:
+    """Hold the mean cosine to what is asked: the outcome, and the one-sided p-value that it holds.
+
+    Cosines lie below 1 and far from it only seldom: a mean that came out low comes with a large standard error, so that
+    Student's t gives p-values that are too large, if anything. Of one example there is neither interval nor p-value.
+    """
+    from scipy.stats import t
+
+    low, high = agreement.interval or (agreement.cosine, agreement.cosine)
+    status: Status = "pass" if low >= least else "fail" if high < least else "inconclusive"
+    if agreement.error is None:
+        return status, None
+    away = agreement.cosine - least
+    if agreement.error == 0:
+        return status, float(away >= 0)
+    return status, float(t.cdf(away / agreement.error, agreement.examples - 1))
+
+
+def in_words(agreement: Agreement, least: float) -> str:
+    """Write the mean cosine, its interval, and what is asked."""
+    if agreement.interval is None:
+        return f"cosine {agreement.cosine:.5f} with FP32 on {agreement.examples} examples, at least {least:g}"
+    low, high = agreement.interval
+    return (
+        f"cosine {agreement.cosine:.5f} with FP32 [{low:.5f}, {high:.5f}] on {agreement.examples} examples, at least "
+        f"{least:g}"
+    )
+
+
+def _interval(cosines: Floats, rng: np.random.Generator) -> tuple[float, float] | None:
+    """Estimate the mean's interval from each example's cosine, [n]; None from fewer than two."""
+    from dlc.harness.statistics import metric
+
+    if len(cosines) < 2:
+        return None
+    found = metric(cosines.reshape(-1, 1), lambda rows: float(rows.mean()), rng=rng)
+    return found.low, found.high
+
+
+def _error(cosines: Floats) -> float:
+    """Standard error of their mean."""
+    return float(cosines.std(ddof=1) / math.sqrt(len(cosines)))
 
 
 def _divergence(a: Array, b: Array) -> Floats:

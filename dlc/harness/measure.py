@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from dlc.harness.statistics import ratio_of_medians
-from dlc.manifest import Latency
+from dlc.harness.statistics import percentile
+from dlc.manifest import Estimate, Latency
 from dlc.runtimes.base import Runner
 from dlc.runtimes.ort import OrtRunner
 from dlc.types import Array, Feeds, Nanoseconds
@@ -79,34 +79,34 @@ def interleaved(
 
 def both_clocks(
     calls: Mapping[str, Callable[[], object]], *, rounds: int, min_seconds: float = 0.0, max_seconds: float = math.inf,
-    rng: np.random.Generator, pin: bool = False,
+    least: int = LEAST_ROUNDS, rng: np.random.Generator, pin: bool = False,
 ) -> dict[str, Samples]:  # fmt: skip
-    """Time calls in interleaved rounds, by the clock and by the time they had a CPU."""
+    """Time calls in interleaved rounds, by the clock and by the time they had a CPU; ``least`` rounds of slow ones."""
     with pinned(only=pin):
         warmed = {name: _warm_up(call) for name, call in calls.items()}
         with collector_paused():
             repeats = {name: each.repeats for name, each in warmed.items()}
-            taken = _rounds(calls, repeats, rounds, (min_seconds * 1e9, max_seconds * 1e9), rng)
+            taken = _rounds(calls, repeats, (least, rounds), (min_seconds * 1e9, max_seconds * 1e9), rng)
     return {
         name: Samples(times[:, 0], times[:, 1], warmed[name].calls, warmed[name].settled)
         for name, times in taken.items()
     }
 
 
-def summarise(samples: Array, baseline: Array, *, rng: np.random.Generator) -> Latency:
-    """Summarise samples in nanoseconds; the ratio is against ``baseline``, timed in the same rounds."""
+def summarise(samples: Array, ratio: Estimate) -> Latency:
+    """Summarise samples in nanoseconds; the ratio is against a model that was timed in the same rounds."""
     ms = samples / 1e6
-    p10, median, p90 = np.percentile(ms, (10, 50, 90))
+    p10, p90, p99 = (percentile(ms, percent) for percent in (10, 90, 99))
     kept = ms[np.linspace(0, len(ms) - 1, min(len(ms), KEPT_SAMPLES)).round().astype(int)]
     return Latency(
-        median_ms=float(median), mean_ms=float(ms.mean()), p10_ms=float(p10), p90_ms=float(p90), runs=len(ms),
-        ratio=ratio_of_medians(samples, baseline, rng=rng), samples_ms=tuple(float(round(s, 6)) for s in kept),
+        median_ms=float(np.median(ms)), mean_ms=float(ms.mean()), p10_ms=p10, p90_ms=p90, p99_ms=p99, runs=len(ms),
+        ratio=ratio, samples_ms=tuple(float(round(s, 6)) for s in kept),
     )  # fmt: skip
 
 
 def can_pin(runners: Iterable[Runner]) -> bool:
     """Whether ``latency`` keeps these models on one CPU: the system lets it, and each uses one thread."""
-    return hasattr(os, "sched_setaffinity") and all(_threads(r) == 1 for r in runners)
+    return hasattr(os, "sched_setaffinity") and all(threads_of(r) == 1 for r in runners)
 
 
 @contextlib.contextmanager
@@ -138,8 +138,14 @@ def collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _threads(runner: Runner) -> int:
+def threads_of(runner: Runner) -> int:
+    """How many threads one operator of a model uses."""
     return runner.config.intra_op_threads if isinstance(runner, OrtRunner) else 1
+
+
+def on_cpu(runner: Runner) -> bool:
+    """Whether a model computes where it is called from: of one on another device the CPU's time tells nothing."""
+    return not isinstance(runner, OrtRunner) or runner.provider == "CPUExecutionProvider"
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +170,14 @@ def _warm_up(call: Callable[[], object]) -> _Warm:
 
 
 def _rounds(
-    calls: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], rounds: int, lasting: tuple[float, float],
-    rng: np.random.Generator,
+    calls: Mapping[str, Callable[[], object]], repeats: Mapping[str, int], rounds: tuple[int, int],
+    lasting: tuple[float, float], rng: np.random.Generator,
 ) -> dict[str, IntArray]:  # fmt: skip
-    names = list(calls)
+    names, (least, most) = list(calls), rounds
     samples: dict[str, list[tuple[int, int]]] = {name: [] for name in names}
     shortest, longest = lasting
     start, done, elapsed = time.perf_counter_ns(), 0, 0
-    while (done < rounds and (done < LEAST_ROUNDS or elapsed < longest)) or elapsed < shortest:
+    while (done < most and (done < least or elapsed < longest)) or elapsed < shortest:
         for index in rng.permutation(len(names)):
             name = names[index]
             if repeats[name] == 1:  # a longer sample warms itself

@@ -21,6 +21,8 @@ from dlc.types import Floats
 
 Z = 1.959963984540054
 """The standard normal's 97.5th percentile: intervals hold 95 %."""
+WIDEST = 8.0
+"""The widest interval that a p-value is looked for in: beyond it, one is below 1e-15 and tells no more."""
 ALPHA = 0.05
 """Chance of calling a candidate worse that is not, one-sided; over all gates of a run (``holm``)."""
 POWER = 0.95
@@ -108,6 +110,20 @@ def ratio(counts: Pairs, z: float = Z) -> Estimate:
     (own_low, own_high), (low, high) = (_wilson(k, right, z * together / alone) for k in (own, other))
     kept = own / other
     return Estimate(value=kept, low=min(own_low / high, kept), high=max(own_high / low, kept))
+
+
+def chance_kept(counts: Pairs, share: float) -> float:
+    """One-sided p-value that at least this share is kept: the level of the interval of ``ratio`` that ends there."""
+    from scipy.optimize import brentq
+    from scipy.special import ndtr
+
+    def end(z: float) -> float:
+        interval = ratio(counts, abs(z))
+        return (interval.high if z >= 0 else interval.low) - share
+
+    if end(-WIDEST) >= 0 or end(WIDEST) <= 0:
+        return float(ndtr(WIDEST if end(0.0) >= 0 else -WIDEST))
+    return float(ndtr(-brentq(end, -WIDEST, WIDEST)))
 
 
 def mcnemar(lost: int, gained: int) -> float:

@@ -8,22 +8,26 @@ far that ratio strays from 1 is the noise floor: no change below it can be told.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
-from dlc.harness.measure import Samples, both_clocks, can_pin, collector_paused
+from dlc.harness.contention import Moment, crowded, usable
+from dlc.harness.measure import LEAST_ROUNDS, Samples, both_clocks, can_pin, collector_paused, on_cpu, threads_of
 from dlc.manifest import Estimate
 from dlc.runtimes.base import Runner
 from dlc.types import Feeds, Floats
 
 SITTINGS = 7
 ROUNDS = 24
+AGAIN = "again"
+"""Name of the reference's second session."""
 DISTRIBUTION = 1000
 """Most single calls of which percentiles are taken."""
 SECONDS = 1.5
@@ -37,11 +41,16 @@ Opener = Callable[[], AbstractContextManager[Mapping[str, Runner]]]
 
 @dataclass(frozen=True, slots=True)
 class Sitting:
-    """One sitting's samples of each model; ``per_second``: examples of each, where throughput was asked for."""
+    """One sitting's samples of each model; ``per_second``: examples of each, where throughput was asked for.
+
+    ``one_thread``: a call takes the CPU time of one thread. ``crowded``: share of the time in which others had a CPU
+    that was needed (``contention``); None where unknown.
+    """
 
     samples: Mapping[str, Samples]
     per_second: Mapping[str, float]
     one_thread: bool
+    crowded: float | None = None
 
     def log_ratio(self, name: str, reference: str) -> float:
         """Return log(median / the reference's median): of CPU time where the models use one thread."""
@@ -49,10 +58,10 @@ class Sitting:
         return float(np.log(a / b))
 
     @property
-    def away(self) -> float:
-        """Share of the wall time in which the CPU did something else; 0 where threads make that unknown."""
+    def away(self) -> float | None:
+        """Share of the wall time in which a CPU did something else; None where that is unknown."""
         if not self.one_thread:
-            return 0.0
+            return self.crowded
         wall, busy = (sum(int(getattr(s, kind).sum()) for s in self.samples.values()) for kind in ("wall", "busy"))
         return max(0.0, 1 - busy / wall)  # two clocks: that of the CPU may tick last
 
@@ -65,6 +74,37 @@ class Sitting:
 
 
 @dataclass(frozen=True, slots=True)
+class Sittings:
+    """All sittings of one measurement, in which the reference was timed twice."""
+
+    each: Sequence[Sitting]
+    reference: str
+
+    def logs(self, name: str) -> tuple[float, ...]:
+        """Log of a model's latency against the reference's, of each sitting."""
+        return tuple(s.log_ratio(name, self.reference) for s in self.each)
+
+    @property
+    def again(self) -> tuple[float, ...]:
+        """The same of the reference's second session: A against A."""
+        return self.logs(AGAIN)
+
+    @property
+    def away(self) -> float | None:
+        """Share of the time in which the system ran something else, of the middle sitting; None where unknown."""
+        known = [s.away for s in self.each if s.away is not None]
+        return float(np.median(known)) if known else None
+
+    def settled(self, name: str) -> int:
+        """In how many sittings a model's warm-up came to an end."""
+        return sum(s.samples[name].settled for s in self.each)
+
+    def wall(self, name: str) -> Floats:
+        """Wall time of every sample of a model in nanoseconds, [sittings * rounds]."""
+        return np.concatenate([s.samples[name].wall for s in self.each]).astype(np.float64)
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What throughput is counted under: calls at once, and examples that each carries."""
 
@@ -72,19 +112,34 @@ class Load:
     examples: int
 
 
+def opener(runners: Mapping[str, Callable[[], Runner]], reference: str) -> Opener:
+    """Open each model in a session of its own, and the reference in two."""
+
+    @contextmanager
+    def opened() -> Iterator[Mapping[str, Runner]]:
+        with ExitStack() as stack:
+            yield {name: stack.enter_context(make()) for name, make in {**runners, AGAIN: runners[reference]}.items()}
+
+    return opened
+
+
 def sit(
-    opener: Opener, feeds: Feeds, *, count: int = SITTINGS, rounds: int = ROUNDS, load: Load | None = None,
-    rng: np.random.Generator,
+    opener: Opener, feeds: Feeds, *, count: int = SITTINGS, rounds: int = ROUNDS, least: int = LEAST_ROUNDS,
+    max_seconds: float = math.inf, load: Load | None = None, rng: np.random.Generator,
 ) -> Iterator[Sitting]:  # fmt: skip
-    """Time all models ``count`` times over, each time in new sessions."""
+    """Time all models ``count`` times over, each time in new sessions, and at least ``least`` rounds."""
     for _ in range(count):
         with opener() as runners:
             pin = can_pin(runners.values())
             calls = {name: (lambda infer=runner.infer: infer(feeds)) for name, runner in runners.items()}
-            samples = both_clocks(calls, rounds=rounds, rng=rng, pin=pin)
+            start = Moment.now()
+            samples = both_clocks(calls, rounds=rounds, max_seconds=max_seconds, least=least, rng=rng, pin=pin)
+            most = max(map(threads_of, runners.values()))
+            beside = crowded(start, Moment.now(), threads=most, cpus=len(usable()))
             order = rng.permutation(list(calls)) if load else ()
             rates = {name: _per_second(calls[name], load) for name in order if load}
-        yield Sitting(samples, rates, pin)
+            own_time = pin and all(map(on_cpu, runners.values()))
+        yield Sitting(samples, rates, own_time, beside)
 
 
 def distribution(call: Callable[[], object], *, most: int = DISTRIBUTION, seconds: float = SECONDS) -> Floats:
@@ -99,14 +154,12 @@ def distribution(call: Callable[[], object], *, most: int = DISTRIBUTION, second
     return np.array(taken) / 1e6
 
 
-def percentile(samples: Floats, percent: float) -> float | None:
-    """Return a percentile, None below 10 samples beyond it: p90 needs 100, p99 1,000 (see docs/gate.md)."""
-    return float(np.percentile(samples, percent)) if len(samples) * (100 - percent) >= 1000 else None
+def ratio(logs: Sequence[float], floor: float = 0.0) -> Estimate:
+    """Estimate a ratio from its logarithm in each sitting: Student's t with one degree less than sittings.
 
-
-def ratio(logs: Sequence[float]) -> Estimate:
-    """Estimate a ratio from its logarithm in each sitting: Student's t with one degree less than sittings."""
-    middle, spread = _mean(logs)
+    ``floor``: as of ``shift``.
+    """
+    middle, spread = _mean(logs, floor)
     half = spread * _t(len(logs) - 1)
     return Estimate(value=_exp(middle), low=_exp(middle - half), high=_exp(middle + half))
 
@@ -136,11 +189,6 @@ def shift(now: Sequence[float], before: Sequence[float], *, same: bool, floor: f
     half = error * float(t.ppf(0.975, freedom))
     chance = float(t.sf(middle / error, freedom)) if error > 0 else float(middle <= 0)
     return Shift(Estimate(value=_exp(middle), low=_exp(middle - half), high=_exp(middle + half)), chance)
-
-
-def spread(logs: Sequence[float]) -> float:
-    """Root mean square of A against A about 0, where it should be: the noise floor of one sitting."""
-    return float(np.sqrt(np.mean(np.square(logs)))) if len(logs) else 0.0
 
 
 def _mean(logs: Sequence[float] | Floats, floor: float = 0.0) -> tuple[float, float]:

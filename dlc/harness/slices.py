@@ -11,6 +11,7 @@ from dlc import manifest
 from dlc.errors import DataError, DlcError
 from dlc.harness import statistics
 from dlc.harness.accuracy import Metric
+from dlc.harness.proportions import ALPHA, holm
 from dlc.manifest import Estimate, SliceRecord, Status
 from dlc.recipe import Dataset, Gates
 from dlc.types import Array, Floats
@@ -30,36 +31,50 @@ def labels(dataset: Dataset, examples: int) -> dict[str, Array]:
 
 
 def compared(
-    metric: Metric, reference: Floats, candidate: Floats, slicings: Mapping[str, Array], *, seed: int
+    metric: Metric, reference: Floats, candidate: Floats, slicings: Mapping[str, Array], *, gates: Gates, seed: int
 ) -> tuple[SliceRecord, ...]:
     """Measure a candidate beside the reference on each slice, in pairs; rows [n, k] as the metric gives them.
+
+    ``gates``: what is asked of a slice, for its p-value.
 
     A slice on which the metric has no value for the reference, say with one class only, is recorded with the reason;
     one on which the candidate alone has none is recorded as failed.
     """
     return tuple(
-        _compared(metric, reference, candidate, where, f"{name}={label}", seed)
+        _compared(metric, reference, candidate, where, f"{name}={label}", gates, seed)
         for name, given in slicings.items()
         for label in np.unique(given)
         for where in [given == label]
     )
 
 
-def collapses(slices: Sequence[SliceRecord], gates: Gates) -> Iterator[tuple[Status | None, str]]:
+def collapses(slices: Sequence[SliceRecord], gates: Gates) -> Iterator[tuple[Status | None, str, float | None]]:
     """Judge the slices: a line for each that does not hold for certain, and one for those that do.
 
-    Each slice's interval holds 95 % by itself: of m slices exactly at the limit, up to m times 2.5 % would fail.
+    The last of each is its p-value, corrected for the number of slices (Holm): a slice fails only beyond chance.
     """
-    held: list[SliceRecord] = []
-    for each in slices:
-        status = _status(each, gates)
+    held: list[tuple[SliceRecord, float | None]] = []
+    adjusted = _adjusted(slices)
+    for each, p in zip(slices, adjusted, strict=True):
+        status, doubt = _status(each, gates), ""
+        if status == "fail" and p is not None and p >= ALPHA:
+            status = "inconclusive" if each.examples >= FEW else None
+            doubt = f"; not beyond chance (p = {p:.2g} among {len(slices)} slices)"
         if status == "pass":
-            held.append(each)
+            held.append((each, p))
         else:
-            yield status, _line(each, gates)
+            yield status, _line(each, gates) + doubt, p
     if held:
-        worst = min(held, key=lambda each: _margin(each, gates))
-        yield "pass", f"{len(held)} slices hold, the worst {_line(worst, gates)}"
+        worst = min((each for each, _ in held), key=lambda each: _margin(each, gates))
+        least = min((p for _, p in held if p is not None), default=None)
+        yield "pass", f"{len(held)} slices hold, the worst {_line(worst, gates)}", least
+
+
+def _adjusted(slices: Sequence[SliceRecord]) -> list[float | None]:
+    """Correct the p-values of the slices that have one for each other; that of one that failed outright is 0."""
+    own = [0.0 if s.failed else s.accuracy.chance if s.accuracy else None for s in slices]
+    tested = iter(holm([p for p in own if p is not None]))
+    return [None if p is None else next(tested) for p in own]
 
 
 def _labels(data: str, name: str, read: object, examples: int) -> Array:
@@ -79,11 +94,13 @@ def _labels(data: str, name: str, read: object, examples: int) -> Array:
     return given.astype(np.str_)
 
 
-def _compared(metric: Metric, reference: Floats, candidate: Floats, where: Array, name: str, seed: int) -> SliceRecord:
+def _compared(
+    metric: Metric, reference: Floats, candidate: Floats, where: Array, name: str, gates: Gates, seed: int
+) -> SliceRecord:
     def compare(own: Floats) -> manifest.Accuracy:
         return statistics.accuracy(
             metric.name, reference[where], own[where], metric.statistic, rng=np.random.default_rng(seed),
-            higher_is_better=metric.higher_is_better,
+            higher_is_better=metric.higher_is_better, keep=gates.slice_retention, lose=gates.slice_drop,
         )  # fmt: skip
 
     try:

@@ -8,19 +8,22 @@ percentiles of the bootstrap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from dlc.errors import DataError, RecipeError, raised_at
 from dlc.harness import proportions
 from dlc.harness.bca import Draws
+from dlc.harness.proportions import Pairs
 from dlc.manifest import Accuracy, Estimate
 from dlc.types import Array, Floats
 
 RESAMPLES = 1000
 TAILS = (2.5, 97.5)
+BEYOND = 10
+"""Samples that must lie beyond a percentile: their count then strays by a third (one standard deviation)."""
 GROUPS = 200
 """Most values that the acceleration of an interval is estimated from."""
 CHUNK = 1 << 22
@@ -37,6 +40,21 @@ class Paired:
     value: Estimate
     retention: Estimate
     drop: Estimate
+    drawn: Drawn = field(compare=False, repr=False)
+    counts: Pairs | None = None
+    factor: float = 1.0
+
+    def chance_kept(self, share: float) -> float:
+        """One-sided p-value that at least this share of the reference's metric is kept."""
+        if self.counts is not None:
+            return proportions.chance_kept(self.counts, share)
+        return 1.0 - self.drawn.retention.chance_below(share)
+
+    def chance_within(self, drop: float) -> float:
+        """One-sided p-value that it fell behind by no more than this, in the metric's unit."""
+        if self.counts is not None:
+            return proportions.chance_at_most(self.counts, drop / self.factor)
+        return self.drawn.drop.chance_below(drop)
 
 
 def metric(
@@ -69,8 +87,8 @@ def paired(
     factor = proportions.scale(statistic, reference, candidate) if counts and higher_is_better else None
     if counts and factor and (counts.lost or counts.gained):
         drop = _times(proportions.difference(counts), factor)
-        return Paired(drawn.value.interval(), proportions.ratio(counts), drop)
-    return Paired(drawn.value.interval(), drawn.retention.interval(), drawn.drop.interval())
+        return Paired(drawn.value.interval(), proportions.ratio(counts), drop, drawn, counts, factor)
+    return Paired(drawn.value.interval(), drawn.retention.interval(), drawn.drop.interval(), drawn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +155,31 @@ def _errors(scores: Floats, whole: tuple[float, float]) -> tuple[Floats, Floats,
 
 def accuracy(
     name: str, reference: Floats, candidate: Floats, statistic: Statistic, *, rng: np.random.Generator,
-    higher_is_better: bool = True,
+    higher_is_better: bool = True, keep: float | None = None, lose: float | None = None,
 ) -> Accuracy:  # fmt: skip
-    """Record a candidate's metric for the manifest."""
+    """Record a candidate's metric for the manifest, and the p-value of its gate.
+
+    The gate asks it to ``keep`` a share of the reference's metric, or to ``lose`` no more than that, which goes first.
+    """
     result = paired(reference, candidate, statistic, rng=rng, higher_is_better=higher_is_better)
+    chance = None
+    if lose is not None or keep is not None:
+        chance = result.chance_within(lose) if lose is not None else result.chance_kept(keep or 0.0)
     return Accuracy(
         metric=name, higher_is_better=higher_is_better, value=result.value, retention=result.retention,
-        drop=result.drop, examples=len(candidate),
+        drop=result.drop, examples=len(candidate), chance=chance,
     )  # fmt: skip
+
+
+def percentile(samples: Floats, percent: float) -> float | None:
+    """Return a percentile, None with fewer than 10 samples beyond it: p10 and p90 need 100, p99 1,000."""
+    beyond = len(samples) * min(percent, 100 - percent) / 100
+    return float(np.percentile(samples, percent)) if beyond >= BEYOND else None
+
+
+def spread(logs: Sequence[float]) -> float:
+    """Root mean square of A against A about 0, where it should be: the noise floor of one sitting."""
+    return float(np.sqrt(np.mean(np.square(logs)))) if len(logs) else 0.0
 
 
 def ratio_of_medians(

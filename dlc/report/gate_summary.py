@@ -51,9 +51,7 @@ def _details(variant: VariantSeen) -> tuple[str, ...]:
     timing = variant.timing
     return (
         variant.precision,
-        *(numbers.ABSENT if t is None else numbers.milliseconds(t) for t in (
-            timing.p50_ms, timing.p90_ms, timing.p99_ms, timing.load_ms, timing.first_ms,
-        )),
+        *map(numbers.milliseconds, (timing.p50_ms, timing.p90_ms, timing.p99_ms, timing.load_ms, timing.first_ms)),
         numbers.size(variant.size.bytes),
         compressed_cell(variant.size),
     )  # fmt: skip
@@ -103,6 +101,6 @@ def _since(now: Estimate | None, then: Estimate | None, digits: int = 2) -> str:
 
 
 def _floor(outcome: Outcome) -> float:
-    from dlc.harness.sittings import spread
+    from dlc.harness.statistics import spread
 
     return spread(outcome.now.again)

@@ -61,6 +61,7 @@ def _render(manifest: Manifest, plans: Mapping[str, Sequence[Lifetime]], names: 
             v.precision: (by_sqnr(v.layers, i), worst(v.layers)) for i, v in enumerate(manifest.variants) if v.layers
         },
         lines=table.lines,
+        noise_line=table.noise_line(manifest.reference),
         simulation_line=table.simulation_line,
     )
     return numbers.legible(page)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ def distributions(manifest: Manifest) -> Markup:
 
 
 def _scale(rows: Sequence[Row]) -> Scale:
-    low = min(min((*r.latency.samples_ms, r.latency.p10_ms)) for r in rows)
-    high = max(max(_slow_end(r.latency), r.latency.p90_ms) for r in rows)
+    low = min(min((*r.latency.samples_ms, r.latency.p10_ms or math.inf)) for r in rows)
+    high = max(max(_slow_end(r.latency), r.latency.p90_ms or 0.0) for r in rows)
     if high > LOG_FROM * low > 0:
         return Scale(low / 1.1, high * 1.1, LEFT, RIGHT, log=True)
     pad = 0.03 * (high - low) or 0.05 * high or 1.0
@@ -57,7 +58,7 @@ def _scale(rows: Sequence[Row]) -> Scale:
 
 
 def _slow_end(latency: Latency) -> float:
-    ranked = sorted(latency.samples_ms) or [latency.p90_ms]
+    ranked = sorted(latency.samples_ms) or [latency.p90_ms or latency.median_ms]
     return ranked[min(int(SHOWN * len(ranked)), len(ranked) - 1)]
 
 
@@ -68,7 +69,11 @@ def _draw(picture: Picture, row: Row, x: Scale, base: float) -> None:
     beyond = len(latency.samples_ms) - len(inside)
     for hill in _hills(inside, x, floor, ROW - 20):
         picture.path(hill, f"area {colour}", closed=True)
-    picture.line(x(latency.p10_ms), floor + 5, x(latency.p90_ms), floor + 5, f"spread {colour}")
+    middle_80 = f"no percentiles of {latency.runs} runs"
+    if latency.p10_ms is not None and latency.p90_ms is not None:
+        picture.line(x(latency.p10_ms), floor + 5, x(latency.p90_ms), floor + 5, f"spread {colour}")
+        p10, p90 = (numbers.significant(p, 3) for p in (latency.p10_ms, latency.p90_ms))
+        middle_80 = f"middle 80 %: {p10}–{p90} ms"
     tip = f"{row.name}: median {numbers.milliseconds(latency.median_ms)}"
     middle = x(latency.median_ms)
     picture.path([(middle, base - ROW + 4), (middle, floor + 9)], "median", tip=tip)
@@ -76,8 +81,7 @@ def _draw(picture: Picture, row: Row, x: Scale, base: float) -> None:
         picture.mark(10, floor - 10, row.series)
     picture.text(0 if row.series is None else 24, floor - 6, row.name, "label")
     picture.text(RIGHT + 12, floor - 18, f"median {numbers.milliseconds(latency.median_ms)}", "label")
-    middle_80 = f"{numbers.significant(latency.p10_ms, 3)}–{numbers.significant(latency.p90_ms, 3)} ms"
-    picture.text(RIGHT + 12, floor - 3, f"middle 80 %: {middle_80}", "tick")
+    picture.text(RIGHT + 12, floor - 3, middle_80, "tick")
     if beyond:
         slowest = numbers.significant(max(latency.samples_ms), 3)
         picture.text(RIGHT + 12, floor + 11, f"{beyond} beyond, up to {slowest} ms →", "tick")

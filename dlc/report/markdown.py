@@ -22,6 +22,7 @@ def render_markdown(manifest: Manifest) -> str:
     return render(
         "summary.md.j2", m=manifest, headline=table.headline(manifest), best=table.best(manifest), headers=headers,
         rows=rows, lines=table.lines, slices=slice_rows(manifest), delivery=delivery_rows(manifest),
+        noise_line=table.noise_line(manifest.reference),
     )  # fmt: skip
 
 

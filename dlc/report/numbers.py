@@ -51,8 +51,10 @@ def metric(value: Estimate, unit: str) -> str:
     return f"{value.value:.2f}{' %' if unit == '%' else ''} {_range(value.low, value.high, 2)}"
 
 
-def milliseconds(time: float) -> str:
+def milliseconds(time: float | None) -> str:
     """Write a time with four digits: ``35.20 ms``; four decimals from a microsecond on: ``0.0924 ms``."""
+    if time is None:
+        return ABSENT
     return f"{time:.4f} ms" if 1e-3 <= time < 1 else f"{significant(time, 4)} ms"
 
 

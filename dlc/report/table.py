@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from dlc.harness.statistics import spread
 from dlc.manifest import (
     Accuracy,
     Agreement,
@@ -121,6 +122,16 @@ def size_cell(on_disk: Size | None) -> str:
 def memory_cell(memory: Memory | None) -> str:
     """Write the peak resident memory."""
     return numbers.ABSENT if memory is None else numbers.size(memory.peak_rss_bytes)
+
+
+def noise_line(reference: Reference) -> str:
+    """Say how far the baseline strays from itself, and how busy the machine was; empty if A against A was not run."""
+    if not reference.again:
+        return ""
+    text = f"FP32 strays from a second session of itself by {numbers.percent(spread(reference.again), 1)} in a sitting"
+    if reference.away is None:
+        return text
+    return f"{text}; for {numbers.percent(reference.away, 0)} of the time the CPU did something else"
 
 
 def simulation_line(found: Simulation) -> str:

@@ -16,7 +16,6 @@ from dlc.export import Exported
 from dlc.feeds import seeded_feeds, typical_sizes
 from dlc.harness import statistics
 from dlc.harness.accuracy import Evaluation, Metric, evaluate
-from dlc.harness.measure import can_pin, latency, summarise
 from dlc.harness.memory import Rss, peak_rss, sizes
 from dlc.harness.slices import compared, labels
 from dlc.interface import Interface
@@ -27,11 +26,9 @@ from dlc.runtimes import RUNTIMES
 from dlc.runtimes.base import Runner
 from dlc.runtimes.eager import EagerRunner
 from dlc.runtimes.session import SessionConfig
+from dlc.stages.timing import Timed, time
 from dlc.types import Feeds
 
-ROUNDS = 200
-MAX_SECONDS = 60.0
-"""Of timing all variants side by side, unless the least rounds take longer."""
 SEEDED_BATCHES = 16
 STARTS, SLOW_MS = 3, 1000.0
 """Processes that start a model, of which the fastest counts; a start that is slower than this is not repeated."""
@@ -78,7 +75,7 @@ class Evidence:
     reference: str
     value: manifest.Estimate | None
     examples: int
-    pinned: bool
+    timed: Timed
     of: Mapping[str, Measured]
 
 
@@ -93,25 +90,24 @@ def gather(
     with ExitStack() as stack:
         judge: Runner = stack.enter_context(_reference(baseline, exported))
         runners = {s.name: stack.enter_context(s.runner()) for s in subjects}
-        scores = _score({REFERENCE: judge, **runners}, recipe, exported, progress, evaluating=evaluating)
-        progress.stage("measure latency")
-        samples = latency(runners, feeds, rounds=ROUNDS, max_seconds=MAX_SECONDS, rng=rng)
+        scores = _score({REFERENCE: judge, **runners}, recipe, exported, progress, seed, evaluating=evaluating)
+    timed = time({s.name: s.runner for s in subjects}, BASELINE, feeds, rng=rng, progress=progress)
     progress.stage("measure memory", len(subjects))
     base_size = sizes(baseline.files)
     measured: dict[str, Measured] = {}
     for subject in subjects:
         measured[subject.name] = Measured(
-            summarise(samples[subject.name], samples[BASELINE], rng=rng),
+            timed.latency(subject.name),
             sizes(subject.files, base_size),
             _process(subject, feeds),
-            _accuracy(recipe.metric, scores[REFERENCE], scores[subject.name], seed),
+            _accuracy(recipe, scores[REFERENCE], scores[subject.name], seed),
             scores[subject.name].agreement,
             scores[subject.name].fault,
             _slices(recipe, scores[REFERENCE], scores[subject.name], seed),
         )
         progress.advance()
     value = _reference_value(recipe.metric, scores[REFERENCE], seed)
-    return Evidence(judge.name, value, scores[REFERENCE].examples, can_pin(runners.values()), measured)
+    return Evidence(judge.name, value, scores[REFERENCE].examples, timed, measured)
 
 
 def _process(subject: Subject, feeds: Feeds) -> Rss:
@@ -134,18 +130,19 @@ def _reference(baseline: Subject, exported: Exported) -> Runner:
 
 
 def _score(
-    runners: Mapping[str, Runner], recipe: Recipe, exported: Exported, progress: Progress, *, evaluating: bool
-) -> dict[str, Evaluation]:
+    runners: Mapping[str, Runner], recipe: Recipe, exported: Exported, progress: Progress, seed: int, *,
+    evaluating: bool,
+) -> dict[str, Evaluation]:  # fmt: skip
     """Run all of them over the evaluation data, else over the calibration data, else over seeded inputs."""
     if evaluating and recipe.evaluation is not None:
         progress.stage("measure accuracy")
         return evaluate(
             runners, recipe.evaluation, reference=REFERENCE, metric=recipe.metric, prediction=recipe.prediction,
-            state=recipe.state, progress=progress,
+            state=recipe.state, seed=seed, progress=progress,
         )  # fmt: skip
     progress.stage("measure agreement")
     unlabelled = recipe.calibration.part(recipe.calibration.batches) if recipe.calibration else seeded(exported)
-    return evaluate(runners, unlabelled, reference=REFERENCE, metric=recipe.metric, progress=progress)
+    return evaluate(runners, unlabelled, reference=REFERENCE, metric=recipe.metric, seed=seed, progress=progress)
 
 
 def seeded(exported: Exported) -> Dataset:
@@ -159,13 +156,15 @@ def seeded(exported: Exported) -> Dataset:
     return Dataset("seeded inputs", batches, source="random numbers within the declared bounds")
 
 
-def _accuracy(metric: Metric | None, reference: Evaluation, own: Evaluation, seed: int) -> manifest.Accuracy | None:
+def _accuracy(recipe: Recipe, reference: Evaluation, own: Evaluation, seed: int) -> manifest.Accuracy | None:
+    metric, gates = recipe.metric, recipe.gates
     if metric is None or reference.rows is None or own.rows is None:
         return None
     rng = np.random.default_rng(seed)
     record = statistics.accuracy(
-        metric.name, reference.rows, own.rows, metric.statistic, rng=rng, higher_is_better=metric.higher_is_better
-    )
+        metric.name, reference.rows, own.rows, metric.statistic, rng=rng, higher_is_better=metric.higher_is_better,
+        keep=gates.retention, lose=gates.max_drop,
+    )  # fmt: skip
     return msgspec.structs.replace(record, unit=metric.unit)
 
 
@@ -173,7 +172,7 @@ def _slices(recipe: Recipe, reference: Evaluation, own: Evaluation, seed: int) -
     if recipe.metric is None or recipe.evaluation is None or reference.rows is None or own.rows is None:
         return ()
     return compared(
-        recipe.metric, reference.rows, own.rows, labels(recipe.evaluation, len(own.rows)), seed=seed
+        recipe.metric, reference.rows, own.rows, labels(recipe.evaluation, len(own.rows)), gates=recipe.gates, seed=seed
     )  # fmt: skip
 
 

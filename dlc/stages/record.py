@@ -13,13 +13,13 @@ from dlc import __version__, manifest
 from dlc.data import NEARLY, DataSummary, inspect, leaked, nearly_leaked
 from dlc.errors import DataError
 from dlc.export import Exported
-from dlc.harness.judge import judge
+from dlc.harness.judge import Finding, Noise, judge, verdicts
 from dlc.harness.sequences import check_state
 from dlc.harness.slices import labels
 from dlc.interface import Interface
 from dlc.memory_plan import MemoryPlan
 from dlc.passes.base import weight_bytes
-from dlc.recipe import Dataset, Recipe
+from dlc.recipe import Dataset, Gates, Recipe
 from dlc.stages.calibrating import too_few
 from dlc.stages.evidence import BASELINE, Evidence, Measured
 from dlc.stages.shipping import golden_tolerance
@@ -92,7 +92,11 @@ def to_manifest(
     if data.leaked:
         warnings += (f"{data.leaked} calibration examples are also evaluation examples",)
     baseline = evidence.of[BASELINE]
-    judged = partial(_variant, recipe=recipe, sizes=sizes, both=data.leaked, hits=hits, elsewhere=elsewhere)
+    noise = Noise(evidence.timed.sittings.again, evidence.timed.sittings.away)
+    judging = partial(
+        _findings, gates=recipe.gates, leaked=data.leaked, hits=hits, elsewhere=elsewhere, noise=noise
+    )  # fmt: skip
+    judged = verdicts([judging(b, evidence.of.get(b.precision)) for b in builds])
     return manifest.Manifest(
         schema=manifest.SCHEMA,
         name=recipe.name,
@@ -115,42 +119,45 @@ def to_manifest(
             value=evidence.value,
             examples=evidence.examples,
             latency=baseline.latency,
-            pinned=evidence.pinned,
+            pinned=evidence.timed.pinned,
+            again=evidence.timed.sittings.again,
+            away=evidence.timed.sittings.away,
             size=baseline.size,
             memory=_memory(baseline, None, sizes, weight_bytes(exported.model)),
             start=manifest.Start(load_ms=baseline.rss.load_ms, first_ms=baseline.rss.first_ms),
         ),
         variants=tuple(
             msgspec.structs.replace(
-                judged(b, evidence.of.get(b.precision), plans.get(b.precision)),
+                _variant(b, evidence.of.get(b.precision), plans.get(b.precision), verdict, sizes),
                 simulation=(gaps or {}).get(b.precision),
             )
-            for b in builds
+            for b, verdict in zip(builds, judged, strict=True)
         ),
         warnings=warnings,
     )
 
 
+def _findings(
+    build: Build, measured: Measured | None, *, gates: Gates, leaked: int, hits: Sequence[manifest.ExpectationRecord],
+    elsewhere: bool, noise: Noise,
+) -> list[Finding]:  # fmt: skip
+    if build.model is None or measured is None:
+        return []
+    return judge(
+        build.precision, gates, latency=measured.latency, size=measured.size, accuracy=measured.accuracy,
+        agreement=measured.agreement, fault=measured.fault, leaked=leaked, elsewhere=elsewhere, hits=hits,
+        slices=measured.slices, noise=noise,
+    )  # fmt: skip
+
+
 def _variant(
-    build: Build,
-    measured: Measured | None,
-    plan: MemoryPlan | None,
-    *,
-    recipe: Recipe,
+    build: Build, measured: Measured | None, plan: MemoryPlan | None, verdict: manifest.VerdictRecord,
     sizes: Mapping[str, int],
-    both: int,
-    hits: Sequence[manifest.ExpectationRecord],
-    elsewhere: bool,
-) -> manifest.VariantRecord:
+) -> manifest.VariantRecord:  # fmt: skip
     passes = tuple(map(pass_entry, build.records))
     if build.model is None or measured is None:
         verdict = manifest.VerdictRecord(status="not built", reasons=(build.reason,))
         return manifest.VariantRecord(precision=build.precision, verdict=verdict, passes=passes, search=build.search)
-    verdict = judge(
-        build.precision, recipe.gates, latency=measured.latency, size=measured.size, accuracy=measured.accuracy,
-        agreement=measured.agreement, fault=measured.fault, leaked=both, elsewhere=elsewhere, hits=hits,
-        slices=measured.slices,
-    )  # fmt: skip
     return manifest.VariantRecord(
         precision=build.precision,
         verdict=verdict,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,21 @@ def test_the_published_schema_is_of_today_s_classes_and_holds(written: Path) -> 
 def test_missing(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"none.json does not exist: .* --update-baseline"):
         baseline.read(tmp_path / "none.json")
+
+
+def test_a_baseline_of_an_earlier_schema_is_read(written: Path) -> None:
+    """Fields that were added since have defaults; its digest is of the fields that it has."""
+
+    def earlier(plain: Any) -> None:
+        for machine in ("target", "compiled_on", "measured_on"):
+            for name in ("cpu", "cores", "system"):
+                del plain["observation"][machine][name]
+        canonical = msgspec.json.encode(plain["observation"], order="sorted")
+        plain["digest"] = hashlib.sha256(canonical).hexdigest()
+
+    assert baseline.read(edited(written, earlier)) == observation()
+    with pytest.raises(ArtifactError, match="was edited"):
+        baseline.read(edited(written, lambda plain: plain["observation"].update(seed=1)))
 
 
 def test_another_order_and_indentation_are_no_edit(written: Path) -> None:

@@ -40,6 +40,18 @@ def blamed(now: Observation, before: Observation | None, gate: str) -> Blame:
     return result
 
 
+def test_another_processor_is_named_and_to_blame() -> None:
+    here = machine(cpu="EPYC 7R13", cores=2, system="Linux 6.1")
+    now = observation(int8={"timing": timing(0.6)}, measured_on=here)
+    before = observation(measured_on=machine(cpu="Xeon 8375C", cores=4, system="Linux 6.1"))
+    found = blamed(now, before, "int8/latency since baseline")
+    assert found.kind == "machine"
+    assert found.suspects == ("cpu Xeon 8375C → EPYC 7R13", "cores 4 → 2")
+    assert changes(observation(), now) == []  # what an earlier baseline does not know did not change
+    assert now.on_machine_of(before)  # the same kernels run on both: outputs are compared bit for bit
+    assert not now.on_machine_of(observation(measured_on=machine(isa=("avx2", "avx512f"))))
+
+
 def test_nothing_changed_between_equals() -> None:
     assert changes(observation(), observation()) == []
 

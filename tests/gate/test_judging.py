@@ -242,13 +242,35 @@ def test_size_and_memory_since_the_baseline() -> None:
 
     grown = {
         "size": Size(bytes=1030, compressed_bytes=1, ratio=1.0),
-        "memory": Resident(peak_bytes=(70_000_000, 67_000_000), runtime_bytes=1),
+        "memory": Resident(peak_bytes=(67_000_000, 67_100_000, 67_200_000), runtime_bytes=1),
     }
     lines = judged(observation(int8=grown), observation())
     assert line("int8/size since baseline", lines).status == "fail"
-    assert line("int8/peak memory since baseline", lines).status == "fail"  # the smallest process of each counts
-    larger = Limits(max_growth=1.03, max_memory_growth=1.12)
+    memory = line("int8/peak memory since baseline", lines)
+    assert memory.status == "fail"
+    assert memory.low is not None
+    assert memory.high is not None
+    assert 1.1 < memory.low < 67.1 / 60.1 < memory.high
+    assert f"{memory.value:.3f}× [{memory.low:.3f}, {memory.high:.3f}] of the baseline's 57.32 MiB" in memory.reason
+    assert memory.reason.endswith("at most 1.1×; 3 processes")
+    larger = Limits(max_growth=1.03, max_memory_growth=1.13)
     assert exit_code(judged(observation(int8=grown), observation(), larger)) == 0
+
+
+@pytest.mark.parametrize(
+    ("peaks", "status"),
+    [
+        ((67_000_000, 67_100_000, 67_200_000), "fail"),
+        ((60_000_000, 67_000_000, 74_300_000), "inconclusive"),  # 11 % more on average, and perhaps by chance
+        ((65_800_000, 66_000_000, 66_200_000), "inconclusive"),  # 9.8 % more, and perhaps beyond 10
+        ((62_000_000, 62_100_000, 62_200_000), "pass"),
+    ],
+)
+def test_memory_is_judged_by_the_spread_between_processes(peaks: tuple[int, ...], status: Status) -> None:
+    from dlc.gate.observation import Resident
+
+    lines = judged(observation(int8={"memory": Resident(peak_bytes=peaks, runtime_bytes=1)}), observation())
+    assert line("int8/peak memory since baseline", lines).status == status
 
 
 @pytest.mark.parametrize(
@@ -267,11 +289,13 @@ def test_memory_of_another_machine_or_runtime_decides_nothing(changed: dict[str,
 
     more = {"memory": Resident(peak_bytes=(90_000_000,), runtime_bytes=1)}
     gate = "int8/peak memory since baseline"
-    assert line(gate, judged(observation(int8=more), observation())).status == "fail"
+    alone = line(gate, judged(observation(int8=more), observation()))
+    assert (alone.status, alone.low) == ("fail", None)
+    assert alone.reason.endswith("one run, so without an interval")
     now = observation(int8=more, measured_on=msgspec.structs.replace(TARGET, **changed))
     found = line(gate, judged(now, observation()))
     assert found.status is None
-    assert found.value == pytest.approx(1.5)
+    assert found.value == pytest.approx(90 / 60.1, rel=1e-5)  # the mean of 60.0, 60.1 and 60.2 is geometric
     assert words in found.reason
 
 

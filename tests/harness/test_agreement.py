@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from dlc.harness.agreement import SQNR_MAX, AgreementMeter
+from dlc.harness.agreement import SQNR_MAX, AgreementMeter, held, in_words
 from dlc.manifest import Agreement
 from dlc.types import Array
 
@@ -133,3 +133,64 @@ def test_an_output_without_rows_counts_for_its_batch() -> None:
     meter = AgreementMeter()
     meter.add({"total": np.array(1.1)}, {"total": np.array(1.0)}, batch=2)
     assert meter.each_db() == pytest.approx([20.0, 20.0])  # 0.1 of 1: 20 dB
+
+
+def spread(low: float, n: int = 200) -> AgreementMeter:
+    """Cosines from ``low`` to 1, the mean in the middle: a vector turned away from another by a known angle."""
+    meter = AgreementMeter()
+    cosines = np.linspace(low, 1, n)
+    turned = np.stack([cosines, np.sqrt(1 - cosines**2)], axis=1)
+    meter.add({"y": turned}, {"y": np.tile([1.0, 0.0], (n, 1))}, batch=n)
+    return meter
+
+
+def test_the_mean_cosine_has_an_interval_on_request(rng: np.random.Generator) -> None:
+    """Of uniform cosines the mean's standard error is width / sqrt(12 n); the bootstrap's own error is 5 % of that."""
+    plain, found = spread(0.98).result(), spread(0.98).result(rng)
+    assert (plain.interval, plain.error) == (None, None)
+    assert found.interval is not None
+    error = 0.02 / np.sqrt(12 * 200)
+    assert found.error == pytest.approx(error, rel=0.01)
+    assert found.cosine == pytest.approx(0.99)
+    assert found.interval == pytest.approx((0.99 - 1.96 * error, 0.99 + 1.96 * error), abs=0.2 * error)
+
+
+def test_the_interval_is_that_of_the_worst_output(rng: np.random.Generator) -> None:
+    meter = AgreementMeter()
+    one, turned = np.tile([1.0, 0.0], (8, 1)), np.tile([0.6, 0.8], (8, 1))
+    meter.add({"good": one, "bad": turned}, {"good": one, "bad": one}, batch=8)
+    found = meter.result(rng)
+    assert found.cosine == pytest.approx(0.6)
+    assert found.interval == pytest.approx((0.6, 0.6))
+
+
+def test_one_example_has_no_interval(rng: np.random.Generator) -> None:
+    found = spread(0.98, n=1).result(rng)
+    assert (found.interval, found.error) == (None, None)
+    assert held(found, 0.9) == ("pass", None)
+    assert in_words(found, 0.9) == "cosine 0.98000 with FP32 on 1 examples, at least 0.9"
+
+
+def test_outputs_without_a_row_an_example_have_no_p_value(rng: np.random.Generator) -> None:
+    meter = AgreementMeter()
+    for _ in range(4):
+        meter.add({"y": np.ones(3)}, {"y": np.ones(3)}, batch=8)
+    found = meter.result(rng)
+    assert (found.interval, found.error) == ((1.0, 1.0), None)
+
+
+@pytest.mark.parametrize(("least", "status"), [(0.985, "pass"), (0.99, "inconclusive"), (0.995, "fail")])
+def test_the_whole_interval_of_the_cosine_decides(least: float, status: str, rng: np.random.Generator) -> None:
+    found = spread(0.98).result(rng)
+    outcome, p = held(found, least)
+    assert outcome == status
+    assert p is not None
+    assert (p < 0.025) == (status == "fail")
+    assert found.interval is not None
+    low, high = found.interval
+    assert in_words(found, least).startswith(f"cosine 0.99000 with FP32 [{low:.5f}, {high:.5f}] on 200 examples")
+
+
+@pytest.mark.parametrize(("least", "p"), [(1.0, 1.0), (1.01, 0.0)])
+def test_cosines_without_spread(least: float, p: float, rng: np.random.Generator) -> None:
+    assert held(spread(1.0).result(rng), least)[1] == p

@@ -7,7 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from dlc.harness.judge import judge, overall
+from dlc.harness.judge import Finding, Noise, judge, overall, verdicts
 from dlc.manifest import (
     Accuracy,
     Agreement,
@@ -51,7 +51,8 @@ KEPT, UNSURE, LOST = scored(0.991, 0.995, 1.0), scored(0.985, 0.992, 0.999), sco
 
 def verdict(precision: Precision = "int8", gates: Gates = GATES, **changes: object) -> VerdictRecord:
     given = {"latency": FAST, "size": HALF, "accuracy": KEPT, "agreement": CLOSE, **changes}
-    return judge(precision, gates, **given)  # type: ignore[arg-type]
+    [found] = verdicts([judge(precision, gates, **given)])  # type: ignore[arg-type]
+    return found
 
 
 def test_every_gate_gives_a_line_with_number_interval_and_limit() -> None:
@@ -133,7 +134,8 @@ def test_a_reduced_precision_must_be_worth_having(
     [
         (FAST, "pass"),
         (EVEN, "pass"),
-        (timed(1.02, 1.05, 1.1), "pass"),
+        (timed(1.0, 1.02, 1.04), "pass"),
+        (timed(1.02, 1.05, 1.1), "inconclusive"),
         (timed(1.021, 1.05, 1.1), "fail"),
         (SLOW, "fail"),
     ],
@@ -151,6 +153,62 @@ def test_fp32_must_keep_the_metric() -> None:
 )
 def test_latency_gate(limit: float, status: Status) -> None:
     assert verdict(gates=replace(GATES, max_latency_ratio=limit)).status == status
+
+
+@pytest.mark.parametrize(
+    ("stray", "status", "words"),
+    [(0.01, "fail", "[0.590, 0.610], at most 0.5x"), (0.1, "inconclusive", "FP32 itself strays by 10.0 % from FP32")],
+)
+def test_no_latency_fails_within_the_noise_of_a_against_a(stray: float, status: Status, words: str) -> None:
+    """0.6 is beyond 0.5 by 18 % on a logarithm: more than twice 1 %, less than twice 10 %."""
+    gates, noise = replace(GATES, max_latency_ratio=0.5), Noise(again=(stray, -stray))
+    found = verdict(gates=gates, latency=timed(0.59, 0.6, 0.61), noise=noise)
+    assert found.status == status
+    assert words in found.reasons[1]
+
+
+@pytest.mark.parametrize(("precision", "what"), [("fp32", "slower than stock"), ("int8", "not shown to be faster")])
+def test_what_a_noisy_machine_cannot_tell_fails_no_variant(precision: Precision, what: str) -> None:
+    noise = Noise(again=(0.2, -0.2))
+    found = verdict(precision, latency=SLOW, size=SAME, noise=noise)
+    assert found.status == "inconclusive"
+    assert what in found.reasons[-1]
+    assert found.reasons[-1].endswith("the machine is too noisy to tell")
+
+
+@pytest.mark.parametrize(("away", "status"), [(None, "fail"), (0.1, "fail"), (0.11, "inconclusive")])
+def test_a_busy_machine_fails_no_latency(away: float | None, status: Status) -> None:
+    found = verdict(latency=SLOW, size=SAME, noise=Noise(away=away))
+    assert found.status == status
+    assert found.reasons[-1].endswith("the machine is busy") == (status == "inconclusive")
+
+
+@pytest.mark.parametrize(("settled", "status"), [(4, "fail"), (3, "inconclusive")])
+def test_a_model_that_does_not_warm_up_fails_no_latency(settled: int, status: Status) -> None:
+    logs = (0.3,) * 7
+    slow = msgspec.structs.replace(SLOW, logs=logs, settled=settled)
+    assert verdict(latency=slow, size=SAME).status == status
+
+
+def test_a_pass_needs_no_quiet_machine() -> None:
+    gates = replace(GATES, max_latency_ratio=0.7)
+    assert verdict(gates=gates, noise=Noise(again=(0.5, -0.5), away=0.9)).status == "pass"
+
+
+@pytest.mark.parametrize(("gates", "status"), [(1, "fail"), (3, "inconclusive")])
+def test_failures_are_corrected_for_the_number_of_gates(gates: int, status: Status) -> None:
+    """p = 0.02 is below 5 % by itself, and above it among three gates: Holm makes it 0.06."""
+    others = [[Finding("pass", "held", 0.5)] for _ in range(gates - 1)]
+    first, *rest = verdicts([[Finding("fail", "slow", 0.02), Finding("pass", "size")], *others])
+    assert first.status == status
+    assert {each.status for each in rest} <= {"pass"}
+    doubt = "; not beyond chance (p = 0.06 among 3 gates, 0.05 asked)"
+    assert first.reasons[0] == f"{status}: slow{doubt if status == 'inconclusive' else ''}"
+
+
+def test_a_failure_without_a_p_value_is_not_one_of_chance() -> None:
+    first, _ = verdicts([[Finding("fail", "size")], [Finding("pass", "held", 0.5)] * 9])
+    assert first == VerdictRecord(status="fail", reasons=("fail: size",))
 
 
 @pytest.mark.parametrize(("limit", "status"), [(0.5, "pass"), (0.49, "fail")])

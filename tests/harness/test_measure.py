@@ -12,6 +12,7 @@ import pytest
 from dlc.errors import DataError, ModelError
 from dlc.harness.measure import KEPT_SAMPLES, LEAST_ROUNDS, interleaved, latency, summarise
 from dlc.harness.statistics import ratio_of_medians
+from dlc.manifest import Estimate
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Feeds, Outputs
@@ -20,6 +21,7 @@ ALL = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 """CPUs before any test ran: a test that compared with the moment before it would not see what an earlier one left."""
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no CPU affinity")
 
+EQUAL = Estimate(value=1.0, low=1.0, high=1.0)
 TINY = '<ir_version: 10, opset_import: ["" : 20]> g (float[1] x) => (float[1] y) { y = Relu (x) }'
 
 
@@ -140,7 +142,8 @@ def test_feeds_are_checked_before_anything_runs(matrix: Feeds, rng: np.random.Ge
 
 def test_summary(rng: np.random.Generator) -> None:
     samples = np.arange(1, 1002) * 1000  # 1 to 1001 microseconds
-    summary = summarise(samples, 2 * samples, rng=rng)
+    summary = summarise(samples, ratio_of_medians(samples, 2 * samples, rng=rng))
+    assert summary.p99_ms == pytest.approx(0.991, rel=4 * 2.3e-16)
     assert (summary.median_ms, summary.p10_ms, summary.p90_ms) == pytest.approx((0.501, 0.101, 0.901), rel=4 * 2.3e-16)
     assert summary.mean_ms == pytest.approx(0.501, rel=4 * 1001 * 2.3e-16)
     assert (summary.runs, summary.ratio.value) == (1001, 0.5)
@@ -148,5 +151,14 @@ def test_summary(rng: np.random.Generator) -> None:
     assert (summary.samples_ms[0], summary.samples_ms[-1]) == (0.001, 1.001)
 
 
-def test_few_samples_are_all_kept(rng: np.random.Generator) -> None:
-    assert summarise(np.array([3_000_000, 1_000_000]), np.array([1, 1]), rng=rng).samples_ms == (3.0, 1.0)
+@pytest.mark.parametrize(
+    ("runs", "given"), [(99, ()), (100, ("p10_ms", "p90_ms")), (1000, ("p10_ms", "p90_ms", "p99_ms"))]
+)
+def test_percentiles_need_samples_beyond_them(runs: int, given: tuple[str, ...]) -> None:
+    summary = summarise(np.arange(runs), EQUAL)
+    names = ("p10_ms", "p90_ms", "p99_ms")
+    assert tuple(name for name in names if getattr(summary, name) is not None) == given
+
+
+def test_few_samples_are_all_kept() -> None:
+    assert summarise(np.array([3_000_000, 1_000_000]), EQUAL).samples_ms == (3.0, 1.0)

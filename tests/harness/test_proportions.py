@@ -94,6 +94,22 @@ def test_the_p_value_inverts_the_interval() -> None:
     assert proportions.chance_at_most(CHANGED, found.high) == pytest.approx(0.975, rel=1e-6)
 
 
+@pytest.mark.parametrize("z", [-2.0, -0.3, 0.5, proportions.Z, 3.0])
+@pytest.mark.parametrize("counts", [CHANGED, Pairs(93, 7, 0, 0), Pairs(40, 2, 5, 3)])
+def test_the_p_value_of_a_share_inverts_its_interval(counts: Pairs, z: float) -> None:
+    """Where the interval of z standard deviations ends, the one-sided p-value is that of z: brentq's xtol is 2e-12."""
+    from scipy.special import ndtr
+
+    interval = proportions.ratio(counts, abs(z))
+    share = interval.high if z > 0 else interval.low
+    assert proportions.chance_kept(counts, share) == pytest.approx(float(ndtr(-z)), abs=1e-9)
+
+
+def test_p_values_of_shares_beyond_every_interval() -> None:
+    assert proportions.chance_kept(CHANGED, 0.0) == pytest.approx(1.0)
+    assert proportions.chance_kept(CHANGED, 50.0) < 1e-15
+
+
 @pytest.mark.parametrize(
     ("lost", "gained", "p"), [(5, 0, 2**-5), (0, 0, 1.0), (3, 1, 5 / 16), (0, 5, 1.0), (8, 2, 56 / 1024)]
 )

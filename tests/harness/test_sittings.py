@@ -10,8 +10,10 @@ import onnx_ir as ir
 import pytest
 
 from dlc.harness import sittings
-from dlc.harness.measure import Samples, both_clocks
-from dlc.harness.sittings import Load, Sitting, percentile, ratio, shift, spread
+from dlc.harness.contention import STAT
+from dlc.harness.measure import Samples, both_clocks, can_pin
+from dlc.harness.sittings import Load, Sitting, Sittings, ratio, shift
+from dlc.harness.statistics import percentile, spread
 from dlc.runtimes.base import Runner
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
@@ -83,6 +85,7 @@ def test_sittings_of_real_models(rng: np.random.Generator) -> None:
     assert len(found) == 3
     for sitting in found:
         assert sitting.one_thread
+        assert sitting.away is not None
         assert 0 <= sitting.away < 1
         assert sitting.log_ratio("large", "small") > 0  # four times the products
         assert np.isfinite(sitting.log_ratio("again", "small"))
@@ -92,10 +95,25 @@ def test_sittings_of_real_models(rng: np.random.Generator) -> None:
 def test_several_threads_are_timed_by_the_clock(rng: np.random.Generator) -> None:
     [sitting] = sittings.sit(opener(threads=2), FEEDS, count=1, rounds=3, rng=rng)
     assert not sitting.one_thread
-    assert sitting.away == 0
+    assert sitting.away == sitting.crowded
+    assert (sitting.crowded is not None) == STAT.is_file()
     assert sitting.per_second == {}
     samples = sitting.samples["small"]
     assert sitting.median_ms("small") == np.median(samples.wall) / 1e6
+
+
+def test_what_another_device_computes_is_timed_by_the_clock(rng: np.random.Generator) -> None:
+    class OnDevice(OrtCpuRunner):
+        """Once it is open, it says of itself what ``OrtCudaRunner`` does."""
+
+        def open(self) -> None:
+            super().open()
+            self.provider = "CUDAExecutionProvider"  # type: ignore[misc]
+
+    for kind, own_time in ((OrtCpuRunner, can_pin([])), (OnDevice, False)):
+        opened = sittings.opener({"small": lambda kind=kind: kind(chain(4))}, "small")  # type: ignore[misc]
+        [sitting] = sittings.sit(opened, FEEDS, count=1, rounds=2, rng=rng)
+        assert sitting.one_thread == own_time
 
 
 def test_time_without_a_cpu_is_told_apart(rng: np.random.Generator) -> None:
@@ -107,7 +125,11 @@ def test_time_without_a_cpu_is_told_apart(rng: np.random.Generator) -> None:
     assert np.median(samples.busy) < 1_000_000
     times = np.array([2, 4]), np.array([1, 2])
     half = Samples(*times, warm_up=1, settled=True)
-    assert Sitting({"a": half}, {}, one_thread=True).away == 0.5
+    assert Sitting({"a": half}, {}, one_thread=True, crowded=0.1).away == 0.5
+    several = [Sitting({"a": half}, {}, one_thread=False, crowded=share) for share in (None, 0.1, 0.2, 0.9)]
+    assert [s.away for s in several] == [None, 0.1, 0.2, 0.9]
+    assert Sittings(several, "a").away == 0.2
+    assert Sittings(several[:1], "a").away is None
 
 
 def test_warming_up_lasts_until_calls_get_no_faster(rng: np.random.Generator) -> None:

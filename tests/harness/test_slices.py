@@ -9,7 +9,7 @@ import pytest
 
 from dlc.errors import DataError, RecipeError
 from dlc.harness.accuracy import METRICS
-from dlc.harness.judge import judge
+from dlc.harness.judge import judge, verdicts
 from dlc.harness.slices import MOST, collapses, compared, labels
 from dlc.manifest import Latency, Size, SliceRecord
 from dlc.recipe import Dataset, Gates
@@ -24,6 +24,7 @@ __all__ = ["cli", "model"]  # fixtures
 
 SITES = np.repeat(["north", "south", "west"], [450, 450, 100])
 TOP1 = METRICS["top1"]
+GATES = Gates()
 
 
 def collapsed(share: float) -> tuple[Floats, Floats]:
@@ -34,8 +35,8 @@ def collapsed(share: float) -> tuple[Floats, Floats]:
     return reference, candidate
 
 
-def measured(share: float, slicings: dict[str, Array] | None = None) -> tuple[SliceRecord, ...]:
-    return compared(TOP1, *collapsed(share), slicings or {"site": SITES}, seed=0)
+def measured(share: float, slicings: dict[str, Array] | None = None, gates: Gates = GATES) -> tuple[SliceRecord, ...]:
+    return compared(TOP1, *collapsed(share), slicings or {"site": SITES}, gates=gates, seed=0)
 
 
 def test_each_slice_is_measured_on_its_examples() -> None:
@@ -56,11 +57,12 @@ def test_a_slice_collapses_while_the_mean_holds() -> None:
         {"median_ms": 1, "mean_ms": 1, "p10_ms": 1, "p90_ms": 1, "runs": 100, "ratio": ratio, "samples_ms": (1.0,)},
         Latency,
     )
-    whole = compared(TOP1, reference, candidate, {"all": np.full(1000, "x")}, seed=0)[0].accuracy
-    found = judge(
+    whole = compared(TOP1, reference, candidate, {"all": np.full(1000, "x")}, gates=GATES, seed=0)[0].accuracy
+    findings = judge(
         "int8", Gates(retention=0.9), latency=latency, size=Size(bytes=1, compressed_bytes=1, ratio=0.5),
         accuracy=whole, slices=measured(0.4),
     )  # fmt: skip
+    [found] = verdicts([findings])
     assert found.status == "fail"
     assert [reason.partition(":")[0] for reason in found.reasons][:3] == ["pass", "fail", "pass"]
     assert "slice site=west: top1 60.00 keeps 60.00 [" in found.reasons[1]
@@ -79,16 +81,33 @@ def test_a_slice_collapses_while_the_mean_holds() -> None:
     ],
 )
 def test_limits_decide(gates: Gates, status: str) -> None:
-    found = dict.fromkeys(s for s, _ in collapses(measured(0.05, {"site": np.where(SITES == "west", "w", "e")}), gates))
-    assert status in found
+    slices = measured(0.05, {"site": np.where(SITES == "west", "w", "e")}, gates)
+    assert status in [each for each, _, _ in collapses(slices, gates)]
+
+
+def test_a_slice_fails_only_beyond_chance_among_the_slices() -> None:
+    """7 of 100 lost where 1.5 may be: p is 2.3 % by itself; of ten slices Holm asks for a tenth of 5 %."""
+    gates = Gates(slice_retention=0.985)
+    found = measured(0.07, {"site": np.where(SITES == "west", "w", "e")}, gates)
+    west = next(each for each in found if each.name == "site=w")
+    assert west.accuracy is not None
+    assert west.accuracy.chance is not None
+    assert 0.005 < west.accuracy.chance < 0.025
+    [(alone, _, p)] = collapses([west], gates)
+    assert (alone, p) == ("fail", west.accuracy.chance)
+    held = next(each for each in found if each is not west)
+    status, text, p = next(iter(collapses([west, *[held] * 9], gates)))
+    assert status == "inconclusive"
+    assert p == pytest.approx(10 * west.accuracy.chance)
+    assert text.endswith("among 10 slices)")
 
 
 def test_few_examples_are_a_note() -> None:
     tiny = np.where(np.arange(1000) >= 980, "tiny", "rest")
     lost = np.ones((1000, 1))
     lost[980:983] = 0
-    found = compared(TOP1, np.ones((1000, 1)), lost, {"part": tiny}, seed=0)
-    [(status, text), _] = collapses(found[::-1], Gates())
+    found = compared(TOP1, np.ones((1000, 1)), lost, {"part": tiny}, gates=GATES, seed=0)
+    [(status, text, _), _] = collapses(found[::-1], Gates())
     assert status is None
     assert text.endswith("20 examples are few")
 
@@ -97,16 +116,16 @@ def test_few_examples_can_still_fail() -> None:
     tiny = np.where(np.arange(1000) >= 980, "tiny", "rest")
     lost = np.ones((1000, 1))
     lost[980:999] = 0
-    found = compared(TOP1, np.ones((1000, 1)), lost, {"part": tiny}, seed=0)
-    assert "fail" in [status for status, _ in collapses(found, Gates())]
+    found = compared(TOP1, np.ones((1000, 1)), lost, {"part": tiny}, gates=GATES, seed=0)
+    assert "fail" in [status for status, _, _ in collapses(found, Gates())]
 
 
 def test_a_slice_that_the_metric_cannot_judge_says_why() -> None:
     rows = np.stack([np.arange(40.0), np.repeat([0.0, 1.0], 20)], axis=1)
-    first, *_ = compared(METRICS["auc"], rows, rows, {"class": np.repeat(["0", "1"], 20)}, seed=0)
+    first, *_ = compared(METRICS["auc"], rows, rows, {"class": np.repeat(["0", "1"], 20)}, gates=GATES, seed=0)
     assert first.accuracy is None
     assert "gives nan" in first.note
-    [(status, text), _] = collapses([first, first], Gates())
+    [(status, text, _), _] = collapses([first, first], Gates())
     assert status is None
     assert "slice class=0 was not measured, 20 examples are few: " in text
 
@@ -115,16 +134,17 @@ def test_a_slice_on_which_the_candidate_alone_has_no_value_fails() -> None:
     surprise = np.ones((80, 2))
     worse = surprise.copy()
     worse[:40, 0] = np.inf
-    first, second = compared(METRICS["perplexity"], surprise, worse, {"half": np.repeat(["a", "b"], 40)}, seed=0)
+    halves = {"half": np.repeat(["a", "b"], 40)}
+    first, second = compared(METRICS["perplexity"], surprise, worse, halves, gates=GATES, seed=0)
     assert (first.failed, second.failed) == (True, False)
-    [(status, text), *_] = collapses([first, second], Gates())
+    [(status, text, _), *_] = collapses([first, second], Gates())
     assert status == "fail"
     assert text.startswith("slice half=a has no value, and FP32 has one, 40 examples: ")
 
 
 @pytest.mark.parametrize("gates", [Gates(), Gates(slice_drop=50.0)], ids=["share", "drop"])
 def test_the_slice_that_is_named_is_the_nearest_to_its_limit(gates: Gates) -> None:
-    [(status, text)] = collapses(measured(0.02), gates)
+    [(status, text, _)] = collapses(measured(0.02), gates)
     assert status == "pass"
     assert text.startswith("3 slices hold, the worst slice site=west: ")
 

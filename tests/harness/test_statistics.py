@@ -151,6 +151,31 @@ def test_a_resample_without_a_score_counts_as_zero(rng: np.random.Generator) -> 
     assert (retention.low, retention.value, retention.high) == (0, 1, 1)
 
 
+@pytest.mark.parametrize("hits", [False, True])
+def test_p_values_invert_the_intervals(hits: bool, rng: np.random.Generator) -> None:
+    """At an end of a 95 % interval the one-sided p-value is 2.5 %: of hits exactly, else up to a draw of 1,000."""
+    score = 5 + rng.standard_normal((300, 1))
+    both = [score, score - 0.1 + 0.2 * rng.standard_normal((300, 1))]
+    a, b = ((each > 4.5).astype(np.float64) if hits else each for each in both)
+    found = statistics.paired(a, b, lambda rows: float(rows.mean()), rng=rng)
+    assert (found.counts is not None) == hits
+    bound = 1e-6 if hits else 0.002
+    assert found.chance_kept(found.retention.high) == pytest.approx(0.025, abs=bound)
+    assert found.chance_within(found.drop.low) == pytest.approx(0.025, abs=bound)
+
+
+def test_the_record_has_the_p_value_of_its_gate(rng: np.random.Generator) -> None:
+    a, b = np.ones((100, 1)), np.ones((100, 1))
+    b[:7] = 0
+    asked = [(None, None), (0.985, None), (None, 1.5), (0.5, 1.5)]
+    mean = METRICS["top1"].statistic
+    none, share, drop, both = (
+        statistics.accuracy("top1", a, b, mean, rng=rng, keep=keep, lose=lose).chance for keep, lose in asked
+    )
+    assert none is None
+    assert share != drop == both
+
+
 def test_no_examples(rng: np.random.Generator) -> None:
     with pytest.raises(DataError, match="no example to score"):
         statistics.metric(np.empty((0, 1)), MEAN, rng=rng)

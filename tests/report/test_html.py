@@ -10,6 +10,8 @@ import pytest
 
 from dlc.manifest import Manifest
 from dlc.report.html import LIMIT, gate_lines, render_html
+from dlc.report.markdown import render_markdown
+from dlc.report.table import noise_line
 from dlc.report.write import write_reports
 from tests.report.example import CANONICALIZE, EXAMPLES, HOSTILE, LABELLED, PLANS, entry, large
 
@@ -90,9 +92,23 @@ def test_every_pass_choice_and_skipped_site_is_there(page: Page) -> None:
 
 
 def test_provenance_is_complete(page: Page) -> None:
-    for text in (LABELLED.source.sha256, *(d.sha256 for d in LABELLED.data), "avx2", "onnx 1.23.2", "batch", "seed"):
+    for text in (LABELLED.source.sha256, *(d.sha256 for d in LABELLED.data), "avx2", "onnx 1.23.2", "batch", "seed",
+                 "EPYC 7R13, 2 cores, Linux 6.1"):  # fmt: skip
         assert text in page.text
     assert all(line in page.text for line in gate_lines(LABELLED))
+
+
+NOISE = (
+    "FP32 strays from a second session of itself by 1.2 % in a sitting; for 4 % of the time the CPU did something else"
+)
+
+
+def test_the_noise_of_the_machine_is_shown(page: Page) -> None:
+    assert f"{NOISE}: a ratio is told from its limit by twice that at least." in " ".join(page.text.split())
+    assert NOISE in render_markdown(LABELLED)
+    unknown = msgspec.structs.replace(LABELLED.reference, away=None)
+    assert noise_line(unknown) == NOISE.partition(";")[0]
+    assert noise_line(msgspec.structs.replace(LABELLED.reference, again=())) == ""
 
 
 def test_a_distance_stands_in_place_of_the_share() -> None:

@@ -263,6 +263,16 @@ def test_few_or_equal_runs_can_be_drawn(samples: tuple[float, ...]) -> None:
     assert "nan" not in distributions(manifest).lower()
 
 
+def test_too_few_runs_have_no_percentiles() -> None:
+    few = msgspec.structs.replace(latency(1.0, 1.0, runs=28), p10_ms=None, p90_ms=None)
+    page = distributions(msgspec.structs.replace(
+        LABELLED, reference=msgspec.structs.replace(LABELLED.reference, latency=few), variants=()
+    ))  # fmt: skip
+    assert "no percentiles of 28 runs" in texts(page)
+    assert 'class="spread' not in page
+    assert any("middle 80 %" in words for words in texts(distributions(LABELLED)))
+
+
 @given(st.lists(st.tuples(st.integers(1, 99), st.integers(0, 30), st.integers(1, 9)), min_size=1, max_size=30))
 def test_peak_is_the_first_step_with_the_most_live_bytes(buffers: list[tuple[int, int, int]]) -> None:
     plan_ = [Lifetime(name=str(i), size=s, offset=0, first=f, last=f + n) for i, (s, f, n) in enumerate(buffers)]
