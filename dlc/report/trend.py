@@ -13,6 +13,8 @@ from dlc.types import Bytes
 WIDTH, PANEL, TOP, LEFT, RIGHT, BOTTOM = 760.0, 118.0, 34.0, 84.0, 110.0, 46.0
 APART = 6.0
 """Pixels between the marks of two variants in one run, where there is room."""
+THICK = 3.0
+"""Pixels that an interval's stroke is wide, where it has them for itself; else it is thin."""
 SHOWN = 60
 """Latest runs that are drawn."""
 MARKS: Mapping[Status, tuple[str, str, str]] = {
@@ -31,7 +33,7 @@ path {{ fill: none; }} .grid {{ stroke: var(--line); }}
 .s0 {{ --c: var(--s0); }} .s1 {{ --c: var(--s1); }} .s2 {{ --c: var(--s2); }}
 .s3 {{ --c: var(--s3); }} .s4 {{ --c: var(--s4); }} .s5 {{ --c: var(--s5); }}
 .mark, path.key {{ fill: var(--c); stroke: var(--page); }}
-.spread {{ stroke: var(--c); stroke-opacity: .45; stroke-width: 3; }}
+.spread {{ stroke: var(--c); stroke-opacity: .45; stroke-width: {THICK:g}; }} .thin {{ stroke-width: 1; }}
 .course {{ stroke: var(--c); stroke-width: 1.5; }}
 .s1.course {{ stroke-dasharray: 7 3; }} .s2.course {{ stroke-dasharray: 2 3; }}
 .s3.course {{ stroke-dasharray: 9 3 2 3; }}
@@ -101,13 +103,14 @@ def _panel(
         picture.line(LEFT, y(tick), WIDTH - RIGHT + 8, y(tick), "grid")
         picture.text(LEFT - 6, y(tick) + 4, tick_label(tick, ticks), "tick", "end")
     apart = min(APART, 0.7 * (x(1) - x(0)) / len(found))
+    spread = "spread" if apart > THICK else "spread thin"
     for which, (variant, series) in enumerate(found.items()):
         if not series:
             continue
         aside = (which - (len(found) - 1) / 2) * apart  # else variants that are equal hide each other
         picture.path([(x(i) + aside, y(e.value)) for i, e in series.items()], f"course s{which % COLOURS}")
         for i, e in series.items():
-            picture.line(x(i) + aside, y(e.low), x(i) + aside, y(e.high), f"spread s{which % COLOURS}")
+            picture.line(x(i) + aside, y(e.low), x(i) + aside, y(e.high), f"{spread} s{which % COLOURS}")
             tip = f"{variant}, {_commit(runs[i])}: {e.value:.4g} [{e.low:.4g}, {e.high:.4g}]"
             picture.mark(x(i) + aside, y(e.value), which, tip, key=True)
     _names(picture, found, y)

@@ -108,10 +108,18 @@ def test_variants_that_are_equal_stand_side_by_side(tmp_path: Path) -> None:
     for runs in (entries, entries * 30):
         root = ET.fromstring(trend(runs))
         spreads = [p for p in root.iter(f"{SVG}path") if p.get("class", "").startswith("spread")]
-        places = [(p.get("d", "")[1:].split()[0], p.get("class")) for p in spreads]
+        places = [(p.get("d", "")[1:].split()[0], p.get("class", "").split()[-1]) for p in spreads]
         assert len({at for at, _ in places}) == 2 * min(len(runs), SHOWN)
-        order = [kind for _, kind in sorted(set(places), key=lambda each: float(each[0]))]
-        assert order == ["spread s0", "spread s1"] * min(len(runs), SHOWN)
+        order = [series for _, series in sorted(set(places), key=lambda each: float(each[0]))]
+        assert order == ["s0", "s1"] * min(len(runs), SHOWN)
+
+
+def test_where_runs_crowd_intervals_are_thin(tmp_path: Path) -> None:
+    append(tmp_path / "h.jsonl", outcome())
+    [run] = read(tmp_path / "h.jsonl")
+    four = msgspec.structs.replace(run, points=dict.fromkeys(("fp32", "fp16", "int8", "int4"), run.points["int8"]))
+    assert "spread thin" not in trend([four] * 5)
+    assert '"spread s' not in trend([four] * 60)
 
 
 def test_bytes_are_in_a_unit_that_suits_them(tmp_path: Path) -> None:
