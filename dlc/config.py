@@ -105,6 +105,12 @@ class Config:
         """Return what is stated of one model, nothing if it is not there."""
         return self.document.models.get(name, ModelTable())
 
+    def overlooks(self, name: str) -> str | None:
+        """Say that the file states other models and not this one, where a name may be misspelt; None otherwise."""
+        if not self.document.models or name in self.document.models:
+            return None
+        return f"{self.path} states nothing of model {name!r}{suggest(name, self.document.models)}"
+
     def target(self, name: str) -> TargetTable | None:
         """Return the target that a model names."""
         wanted = self.model(name).target

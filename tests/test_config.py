@@ -109,3 +109,13 @@ def test_gates_that_make_no_sense_are_refused() -> None:
         limits_of(recipe(), {"retention": 1.5})
     with pytest.raises(RecipeError, match="contradict each other"):
         limits_of(recipe(), {"concurrency": 2})
+
+
+def test_a_model_whose_name_may_be_misspelt_is_noted(tmp_path: Path) -> None:
+    config = read(write(tmp_path, FULL))
+    assert config.overlooks("digits") is None
+    assert (
+        config.overlooks("digts") == f"{tmp_path / 'dlc.toml'} states nothing of model 'digts'; did you mean 'digits'?"
+    )
+    assert read(write(tmp_path, "[gates]\nmax_slowdown = 1.1\n")).overlooks("digts") is None
+    assert find(start=Path("/")).overlooks("digits") is None

@@ -56,8 +56,11 @@ def command(
     from dlc.gate.settings import settings
 
     loaded = Artifact.load(artifact)
+    configuration = find(config)
+    if (overlooked := configuration.overlooks(loaded.manifest.name)) is not None:
+        click.echo(f"note: {overlooked}", err=True)
     chosen = settings(
-        loaded.manifest.name, find(config), recipe_file=recipe_file, artifact=artifact, baseline=baseline,
+        loaded.manifest.name, configuration, recipe_file=recipe_file, artifact=artifact, baseline=baseline,
         variants=variants, dims=parse_dims(dims), seed=seed,
     )  # fmt: skip
     if update_baseline and chosen.baseline is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dlc.gate.flow import Outcome
 from dlc.gate.observation import VariantSeen
 from dlc.manifest import Estimate
@@ -11,6 +13,7 @@ from dlc.report.markdown import render
 
 HEADERS = ("variant", "metric", "latency", "size", "peak memory")
 DETAILS = ("variant", "p50", "p90", "p99", "cold start", "first call", "size", "compressed")
+RATE = "examples/s"
 
 
 def render_gate_summary(outcome: Outcome) -> str:
@@ -24,7 +27,7 @@ def render_gate_summary(outcome: Outcome) -> str:
         warned=[line for line in outcome.lines if line.warns],
         counted=f"{decided} gates: " + ", ".join(f"{n} {words[s]}" for s, n in counts if n),
         headers=HEADERS, rows=[_row(v, outcome) for v in outcome.now.variants],
-        detail_headers=DETAILS, details=[_details(v) for v in outcome.now.variants],
+        **_details(outcome),
         altered=_altered(outcome), slices=_slices(outcome),
         scored=[v.precision for v in outcome.now.variants if v.score],
         floor=numbers.percent(_floor(outcome), 1),
@@ -47,7 +50,19 @@ def _row(variant: VariantSeen, outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def _details(variant: VariantSeen) -> tuple[str, ...]:
+def _details(outcome: Outcome) -> dict[str, Any]:
+    """Return the table that unfolds; it has throughput where that was measured."""
+    rates = [v.timing.per_second for v in outcome.now.variants]
+    rows = [_detail(v) for v in outcome.now.variants]
+    if not any(rates):
+        return {"detail_headers": DETAILS, "details": rows}
+    rows = [
+        (*row, numbers.ABSENT if r is None else numbers.significant(r, 4)) for row, r in zip(rows, rates, strict=True)
+    ]
+    return {"detail_headers": (*DETAILS, RATE), "details": rows}
+
+
+def _detail(variant: VariantSeen) -> tuple[str, ...]:
     timing = variant.timing
     return (
         variant.precision,

@@ -7,9 +7,14 @@ from xml.etree import ElementTree as ET
 
 from dlc.gate.history import Entry, Point
 from dlc.manifest import Estimate, Status
-from dlc.report.svg import DARK, LIGHT, Picture, Scale, declared, tick_label
+from dlc.report.svg import COLOURS, DARK, LIGHT, Picture, Scale, declared, tick_label
+from dlc.types import Bytes
 
 WIDTH, PANEL, TOP, LEFT, RIGHT, BOTTOM = 760.0, 118.0, 34.0, 84.0, 110.0, 46.0
+APART = 6.0
+"""Pixels between the marks of two variants in one run, where there is room."""
+THICK = 3.0
+"""Pixels that an interval's stroke is wide, where it has them for itself; else it is thin."""
 SHOWN = 60
 """Latest runs that are drawn."""
 MARKS: Mapping[Status, tuple[str, str, str]] = {
@@ -28,8 +33,11 @@ path {{ fill: none; }} .grid {{ stroke: var(--line); }}
 .s0 {{ --c: var(--s0); }} .s1 {{ --c: var(--s1); }} .s2 {{ --c: var(--s2); }}
 .s3 {{ --c: var(--s3); }} .s4 {{ --c: var(--s4); }} .s5 {{ --c: var(--s5); }}
 .mark, path.key {{ fill: var(--c); stroke: var(--page); }}
-.spread {{ stroke: var(--c); stroke-opacity: .45; stroke-width: 4; }}
+.spread {{ stroke: var(--c); stroke-opacity: .45; stroke-width: {THICK:g}; }} .thin {{ stroke-width: 1; }}
 .course {{ stroke: var(--c); stroke-width: 1.5; }}
+.s1.course {{ stroke-dasharray: 7 3; }} .s2.course {{ stroke-dasharray: 2 3; }}
+.s3.course {{ stroke-dasharray: 9 3 2 3; }}
+.s4.course {{ stroke-dasharray: 14 4; }} .s5.course {{ stroke-dasharray: 4 2 1 2; }}
 """
 
 Value = Callable[[Point], Estimate | None]
@@ -47,15 +55,15 @@ def trend(entries: Sequence[Entry]) -> str:
     panels: dict[str, Value] = {
         **({metric: lambda p: p.metric} if metric else {}),
         "latency, × of fp32": lambda p: None if p.latency.low == p.latency.high else p.latency,  # fp32's own is 1
-        "size, MiB": lambda p: _exact(p.bytes / 2**20),
-        "peak memory, MiB": lambda p: _exact(p.peak_bytes / 2**20),
+        **_bytes("size", runs, lambda p: p.bytes),
+        **_bytes("peak memory", runs, lambda p: p.peak_bytes),
     }
     height = TOP + PANEL * len(panels) + BOTTOM
     picture = Picture(WIDTH, height, f"Trend of {runs[-1].model} over {len(runs)} runs")
     picture.root.set("xmlns", "http://www.w3.org/2000/svg")
     picture.root.set("width", f"{WIDTH:g}")
     picture.root.insert(0, _style())
-    x = Scale(0, max(len(runs) - 1, 1), LEFT + 8, WIDTH - RIGHT)
+    x = Scale(0, max(len(runs) - 1, 1), LEFT + 16, WIDTH - RIGHT - 8)
     left_out = f"; {others} of another model or metric left out" if others else ""
     span = f"{len(runs)} runs, {_commit(runs[0])} to {_commit(runs[-1])}"
     picture.text(LEFT, 16, f"{runs[-1].model}: {span}{left_out}", "label")
@@ -63,6 +71,13 @@ def trend(entries: Sequence[Entry]) -> str:
         _panel(picture, name, TOP + PANEL * index, x, runs, variants, value)
     _axis(picture, x, runs, TOP + PANEL * len(panels))
     return str(picture.markup()) + "\n"
+
+
+def _bytes(name: str, runs: Sequence[Entry], of: Callable[[Point], Bytes]) -> dict[str, Value]:
+    """Name a panel of bytes, in the largest unit of which there is one at least in every run."""
+    least = min((of(p) for e in runs for p in e.points.values()), default=1)
+    power = min(max(least, 1).bit_length() - 1, 39) // 10
+    return {f"{name}, {('B', 'KiB', 'MiB', 'GiB')[power]}": lambda p: _exact(of(p) / 1024**power)}
 
 
 def _alike(entries: Sequence[Entry]) -> list[Entry]:
@@ -87,14 +102,17 @@ def _panel(
     for tick in ticks:
         picture.line(LEFT, y(tick), WIDTH - RIGHT + 8, y(tick), "grid")
         picture.text(LEFT - 6, y(tick) + 4, tick_label(tick, ticks), "tick", "end")
+    apart = min(APART, 0.7 * (x(1) - x(0)) / len(found))
+    spread = "spread" if apart > THICK else "spread thin"
     for which, (variant, series) in enumerate(found.items()):
         if not series:
             continue
-        picture.path([(x(i), y(e.value)) for i, e in series.items()], f"course s{which % 6}")
+        aside = (which - (len(found) - 1) / 2) * apart  # else variants that are equal hide each other
+        picture.path([(x(i) + aside, y(e.value)) for i, e in series.items()], f"course s{which % COLOURS}")
         for i, e in series.items():
-            picture.line(x(i), y(e.low), x(i), y(e.high), f"spread s{which % 6}")
+            picture.line(x(i) + aside, y(e.low), x(i) + aside, y(e.high), f"{spread} s{which % COLOURS}")
             tip = f"{variant}, {_commit(runs[i])}: {e.value:.4g} [{e.low:.4g}, {e.high:.4g}]"
-            picture.mark(x(i), y(e.value), which, tip, key=True)
+            picture.mark(x(i) + aside, y(e.value), which, tip, key=True)
     _names(picture, found, y)
 
 

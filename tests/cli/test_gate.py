@@ -204,7 +204,9 @@ def test_the_configuration_says_the_rest(cli: Cli, here: Path) -> None:
     assert held(statuses(cli("gate", "build/centres", "--format", "json")))
     with (here / "dlc.toml").open("a") as file:
         file.write('dims = { batch = 8 }\ngates = { objective = "throughput", concurrency = 2 }\n')
-    found = json.loads(cli("gate", "build/centres", "--format", "json").out)
+    ran = cli("gate", "build/centres", "--format", "json", "--summary", "s.md")
+    assert "| compressed | examples/s |" in (here / "s.md").read_text()
+    found = json.loads(ran.out)
     assert found["observation"]["variants"][1]["timing"]["per_second"] > 0
     assert found["observation"]["dims"] == {"batch": 8}
     assert any(found["observation"]["again_throughput"])  # two sessions of one model never carry just the same
@@ -213,6 +215,10 @@ def test_the_configuration_says_the_rest(cli: Cli, here: Path) -> None:
     ran = cli("gate", "build/centres")
     assert ran.code == 2
     assert "was compiled for threads 1, " in ran.err
+    (here / "dlc.toml").write_text("[models.centers]\n")
+    ran = cli("gate", "build/centres", "--baseline", "none.json")
+    assert "note: " in ran.err
+    assert "dlc.toml states nothing of model 'centres'; did you mean 'centers'?" in ran.err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from dlc.gate.history import COMMITS, append, read
 from dlc.gate.judging import judge
 from dlc.gate.limits import Limits
 from dlc.harness.accuracy import METRICS
-from dlc.report.trend import trend
+from dlc.report.trend import SHOWN, trend
 from tests.gate.example import observation, score
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -60,7 +60,7 @@ def test_the_picture_shows_each_variant_in_each_panel(tmp_path: Path) -> None:
         append(path, outcome(wrong))
     root = ET.fromstring((tmp_path / "history.svg").read_text())
     texts = [t.text for t in root.iter(f"{SVG}text")]
-    for panel in ("top1, %", "latency, × of fp32", "size, MiB", "peak memory, MiB"):
+    for panel in ("top1, %", "latency, × of fp32", "size, B", "peak memory, MiB"):
         assert panel in texts
     assert (texts.count("int8"), texts.count("fp32")) == (4, 3)  # fp32's latency is 1 by definition
     assert "✕" in texts  # the second run failed
@@ -99,6 +99,35 @@ def test_runs_that_did_not_pass_are_marked(tmp_path: Path) -> None:
     assert (opened.count("?"), "?: a gate was inconclusive" in opened) == (1, True)
     both = texts(ET.fromstring(trend([msgspec.structs.replace(run, status=s) for s in ("fail", "inconclusive")])))
     assert "✕: a gate failed; ?: a gate was inconclusive" in both
+
+
+def test_variants_that_are_equal_stand_side_by_side(tmp_path: Path) -> None:
+    for _ in range(3):
+        append(tmp_path / "h.jsonl", outcome())
+    entries = read(tmp_path / "h.jsonl")
+    for runs in (entries, entries * 30):
+        root = ET.fromstring(trend(runs))
+        spreads = [p for p in root.iter(f"{SVG}path") if p.get("class", "").startswith("spread")]
+        places = [(p.get("d", "")[1:].split()[0], p.get("class", "").split()[-1]) for p in spreads]
+        assert len({at for at, _ in places}) == 2 * min(len(runs), SHOWN)
+        order = [series for _, series in sorted(set(places), key=lambda each: float(each[0]))]
+        assert order == ["s0", "s1"] * min(len(runs), SHOWN)
+
+
+def test_where_runs_crowd_intervals_are_thin(tmp_path: Path) -> None:
+    append(tmp_path / "h.jsonl", outcome())
+    [run] = read(tmp_path / "h.jsonl")
+    four = msgspec.structs.replace(run, points=dict.fromkeys(("fp32", "fp16", "int8", "int4"), run.points["int8"]))
+    assert "spread thin" not in trend([four] * 5)
+    assert '"spread s' not in trend([four] * 60)
+
+
+def test_bytes_are_in_a_unit_that_suits_them(tmp_path: Path) -> None:
+    append(tmp_path / "h.jsonl", outcome())
+    [run] = read(tmp_path / "h.jsonl")
+    for scale, unit in ((1, "B"), (1 << 10, "KiB"), (1 << 20, "MiB"), (1 << 30, "GiB")):
+        points = {n: msgspec.structs.replace(p, bytes=3 * scale + i) for i, (n, p) in enumerate(run.points.items())}
+        assert f"size, {unit}" in texts(ET.fromstring(trend([msgspec.structs.replace(run, points=points)])))
 
 
 def test_one_run_is_drawn_too(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from xml.etree import ElementTree as ET
 import msgspec
 import pytest
 
+from dlc.gate.history import Entry, Point
 from dlc.manifest import Status
 from dlc.recipe import PRECISIONS
 from dlc.report.html import SYMBOLS, render_html
 from dlc.report.svg import COLOURS, Picture
+from dlc.report.trend import trend
 from tests.report.chromium import Tab, needs_chromium, opened
-from tests.report.example import INT8, LABELLED, PLANS
+from tests.report.example import INT8, LABELLED, PLANS, estimate
 from tests.report.measures import measured
 
 pytestmark = needs_chromium
@@ -27,10 +29,10 @@ GRAPHIC = 3.0
 """Least contrast of what tells one thing in a picture from another: WCAG 2.2, 1.4.11, level AA."""
 WRITTEN = measured("""
     document.querySelectorAll("details").forEach(e => e.open = true);
-    const found = [], walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const found = [], walk = document.createTreeWalker(document.body ?? document.documentElement, NodeFilter.SHOW_TEXT);
     while (walk.nextNode()) {
         const e = walk.currentNode.parentElement, s = getComputedStyle(e);
-        if (!walk.currentNode.data.trim() || !e.checkVisibility() || e.closest("title")) continue;
+        if (!walk.currentNode.data.trim() || !e.checkVisibility() || e.closest("title, style")) continue;
         const colour = rgba(e.closest("svg") ? s.fill : s.color), below = backdrop(e);
         found.push({text: walk.currentNode.data.trim().slice(0, 40), in: e.tagName + "." + e.getAttribute("class"),
                     contrast: contrast(over(colour, below), below)});
@@ -61,6 +63,34 @@ def test_all_that_is_written_can_be_read(tab: Tab, report: Path, *, dark: bool) 
     found: list[dict[str, Any]] = tab.run(WRITTEN)
     assert len(found) > 400
     assert [each for each in found if each["contrast"] < TEXT] == []
+
+
+@pytest.fixture(scope="module")
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many variants as there are precisions, with a run that failed and one that is open."""
+    point = Point(metric=estimate(98, 1), latency=estimate(0.5, 0.1), bytes=4096, peak_bytes=1 << 26)
+    runs = [
+        Entry(time="2026-01-01T00:00:00Z", commit=f"{i:040x}", model="digits-cnn", status=status, metric="top1",
+              unit="%", points=dict.fromkeys(PRECISIONS, point))
+        for i, status in enumerate(get_args(Status)[:3])
+    ]  # fmt: skip
+    path = tmp_path_factory.mktemp("history") / "history.svg"
+    path.write_text(trend(runs), encoding="utf-8")
+    return path
+
+
+@THEMES
+def test_the_history_can_be_read_and_its_lines_told_apart(tab: Tab, history: Path, *, dark: bool) -> None:
+    tab.open(history, dark=dark)
+    found = tab.run(WRITTEN)
+    assert len(found) > 30
+    assert [each for each in found if each["contrast"] < TEXT] == []
+    lines = tab.run(measured("""
+        return [...document.querySelectorAll(".course")].map(e => [e.getAttribute("class"),
+            getComputedStyle(e).strokeDasharray, contrast(rgba(getComputedStyle(e).stroke), backdrop(e))]);
+    """))  # fmt: skip
+    assert len({kind for kind, _, _ in lines}) == len({dashes for _, dashes, _ in lines}) == len(PRECISIONS)
+    assert min(contrast for _, _, contrast in lines) >= GRAPHIC
 
 
 def test_faint_writing_would_be_found(tab: Tab, tmp_path: Path) -> None:
