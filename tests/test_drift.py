@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 from scipy.stats import ks_2samp
 
-from dlc import drift
+from dlc import distances, drift
 from dlc.drift import BINS, Counter, Drift, Moved, Spread, Statistics, moved, spread
 from dlc.errors import ArtifactError, RecipeError
 from dlc.histogram import Histogram
@@ -128,6 +128,33 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "statistics.json").write_text('{"schema": "dlc-statistics/2"}')
     with pytest.raises(ArtifactError, match="damaged or not of schema dlc-statistics/1"):
         drift.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("edges", "counts", "said"),
+    [
+        ([0.0], [1, 0], "2 counts do not fit 1 edges"),
+        ([0.0, 1.0], [1, 0], "2 counts do not fit 2 edges"),
+        ([0.0, 0.0], [0, 1, 0], "edges do not ascend"),
+        ([0.0, 1.0], [0, 2, -1], "counts are negative, or all 0"),
+        ([0.0, 1.0], [0, 0, 0], "counts are negative, or all 0"),
+    ],
+)
+def test_counts_that_are_none_are_refused(tmp_path: Path, edges: list[float], counts: list[int], said: str) -> None:
+    text = {"data": "d", "examples": 1, "variant": "fp32", "psi": 0.2, "ks": 0.2, "schema": "dlc-statistics/1"}
+    values = {"x": {"kind": "input", "edges": edges, "counts": counts}}
+    (tmp_path / "statistics.json").write_bytes(msgspec.json.encode({**text, "values": values}))
+    with pytest.raises(ArtifactError, match=said):
+        drift.read(tmp_path)
+
+
+def test_where_all_was_outside_before_the_index_is_still_finite() -> None:
+    """As of values beyond the half-powers of two that are counted where calibration kept nothing."""
+    old, new = np.array([5, 0, 0, 5]), np.array([0, 5, 5, 0])
+    assert distances.psi(old, old) == 0
+    p, q = (np.array(each) / 11.5 for each in ([5.5, 0.5, 5.5], [0.5, 10.5, 0.5]))
+    assert distances.psi(old, new) == pytest.approx(((q - p) * np.log(q / p)).sum(), rel=64 * EPS)
+    assert distances.ks(old, new) == 0.5
 
 
 def compiled(cli: Cli, model: Path, recipe: Path, extra: str = "") -> Path:
