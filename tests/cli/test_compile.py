@@ -8,10 +8,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
 from dlc.artifact import read_golden
+from dlc.harness import sittings
+from dlc.harness.sittings import SITTINGS
+from dlc.harness.statistics import spread
 from tests.cli.conftest import Cli
 
 ROOT = Path(__file__).parent.parent.parent
@@ -49,6 +53,24 @@ def test_onnx_file_alone_is_judged_by_agreement(cli: Cli, model: Path) -> None:
     assert all(v["agreement"]["cosine"] > 0.99 for v in record["variants"])
     for start in (record["reference"]["start"], *(v["start"] for v in record["variants"])):
         assert min(start["load_ms"], start["first_ms"]) > 0
+    assert all(low <= v["agreement"]["cosine"] <= high for v in record["variants"]
+               for low, high in [v["agreement"]["interval"]])  # fmt: skip
+
+
+def test_the_noise_of_the_machine_is_on_record_beside_every_ratio(cli: Cli, model: Path, recipe: Path) -> None:
+    ran = cli("compile", model, "-r", recipe, "-o", "build", "--format", "json")
+    assert ran.judged, ran.err
+    record = json.loads(ran.out)
+    assert len(record["reference"]["again"]) == SITTINGS
+    assert record["reference"]["latency"]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    floor = spread(record["reference"]["again"])
+    for variant in record["variants"]:
+        logs, ratio = variant["latency"]["logs"], variant["latency"]["ratio"]
+        assert ratio == msgspec.to_builtins(sittings.ratio(logs, floor))
+        assert ratio["low"] < ratio["value"] < ratio["high"]
+        assert 0 <= variant["latency"]["settled"] <= SITTINGS
+        assert variant["latency"]["runs"] >= 28  # of slow models: 4 in each sitting
+        assert 0 <= variant["accuracy"]["chance"] <= 1
 
 
 def test_two_compiles_give_byte_identical_models(cli: Cli, model: Path, recipe: Path, tmp_path: Path) -> None:

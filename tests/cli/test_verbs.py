@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -66,6 +68,8 @@ def test_bench_compares_variants_and_files(cli: Cli, artifact: Path, model: Path
     assert [r["name"] for r in rows] == ["centres/fp32", "centres/int8", "centres.onnx"]
     assert rows[0]["latency"]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert all(r["latency"]["runs"] == 20 for r in rows)
+    assert all(r["latency"][name] is None for r in rows for name in ("p10_ms", "p90_ms", "p99_ms"))
+    assert "–" in cli("bench", model, "--rounds", "20").out
 
 
 def test_bench_refuses_models_of_different_interfaces(cli: Cli, model: Path, tmp_path: Path) -> None:
@@ -124,6 +128,9 @@ def test_doctor_tells_the_runtime(cli: Cli) -> None:
     found = {f["subject"]: f for f in json.loads(ran.out)["findings"]}
     assert found["provider cpu"]["state"] == "available"
     assert found["onnxruntime"]["state"][0].isdigit()
+    assert f"{os.cpu_count()} core" in found["machine"]["state"]
+    assert platform.system() in found["machine"]["state"]
+    assert platform.node() not in found["machine"]["state"]
     assert "dlc[cuda]" in found["onnxruntime-gpu"]["remedy"]
 
 
