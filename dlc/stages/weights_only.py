@@ -39,6 +39,8 @@ where 4 of them make more noise than all other weights.
 SEEDED = "decided on seeded inputs, which may be unlike real ones: the recipe has no calibration data"
 LOOK = 2
 """Batches that decide what activations may lose; products with FP32 activations may be hundreds of times as slow."""
+TELLING = 16
+"""Batches by which forms are told apart; all of them count for the moments by which ``gptq`` rounds."""
 ROUNDS = 3
 """Rounds that time the two levels: they differ in every product, and the slow one of 8 bits may take seconds."""
 
@@ -62,10 +64,11 @@ def weights_only(model: ir.Model, bits: int, recipe: Recipe, costs: Costs) -> Qu
     if data is None:
         kept = forms[0]
     else:
-        kept = closest(model, forms, data, threads=threads, provider=costs.target.provider)
+        few = data.part(lambda: islice(iter(data.batches()), TELLING))
+        kept = closest(model, forms, few, threads=threads, provider=costs.target.provider)
         if bits == 4:
             config = SessionConfig(provider=costs.target.provider, intra_op_threads=threads)
-            kept = widened(model, _with_tables(model, kept, data, costs.target), data, config)
+            kept = widened(model, _with_tables(model, kept, few, costs.target), few, config)
     if stated.accuracy_level is not None:
         return replace(kept, accuracy_level=stated.accuracy_level)
     if data is not None:
