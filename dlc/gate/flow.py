@@ -19,7 +19,7 @@ from dlc.gate.lines import Line, exit_code, status
 from dlc.gate.measuring import observe, retimed
 from dlc.gate.observation import Observation
 from dlc.gate.timing import How
-from dlc.manifest import Status
+from dlc.manifest import Interfaces, Status
 from dlc.progress import Progress, Silent
 from dlc.recipe import Recipe
 
@@ -66,12 +66,8 @@ def gate(
     """
     earlier = Artifact.load(against) if against is not None and not update and (against / MANIFEST).is_file() else None
     before = baseline.read(against) if against is not None and not update and earlier is None else None
-    if against is not None:
-        named = artifact.manifest.name, artifact.manifest.interface
-        if earlier is not None:
-            baseline.check_model(against, (earlier.manifest.name, earlier.manifest.interface), named)
-        elif before is not None:
-            baseline.check_model(against, (before.model, before.interface), named)
+    if against is not None and (then := _named(earlier) if earlier is not None else _seen(before)) is not None:
+        baseline.check_model(against, then, _named(artifact))
     artifacts = [artifact] if earlier is None else [artifact, earlier]
     found = observe(artifacts, recipe, how, progress)
     now, before = found[0], found[1] if earlier is not None else before
@@ -92,6 +88,14 @@ def gate(
     if written is not None:
         baseline.write(written, now)
     return Outcome(lines, blames, since, now, before, written)
+
+
+def _named(artifact: Artifact) -> tuple[str, Interfaces]:
+    return artifact.manifest.name, artifact.manifest.interface
+
+
+def _seen(before: Observation | None) -> tuple[str, Interfaces] | None:
+    return (before.model, before.interface) if before is not None else None
 
 
 def as_json(outcome: Outcome) -> dict[str, object]:

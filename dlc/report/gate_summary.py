@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dlc.gate.flow import Outcome
 from dlc.gate.observation import VariantSeen
 from dlc.manifest import Estimate
@@ -27,8 +25,7 @@ def render_gate_summary(outcome: Outcome) -> str:
         warned=[line for line in outcome.lines if line.warns],
         counted=f"{decided} gates: " + ", ".join(f"{n} {words[s]}" for s, n in counts if n),
         headers=HEADERS, rows=[_row(v, outcome) for v in outcome.now.variants],
-        **_details(outcome),
-        altered=_altered(outcome), slices=_slices(outcome),
+        details=_details(outcome), altered=_altered(outcome), slices=_slices(outcome),
         scored=[v.precision for v in outcome.now.variants if v.score],
         floor=numbers.percent(_floor(outcome), 1),
     )  # fmt: skip
@@ -50,16 +47,16 @@ def _row(variant: VariantSeen, outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def _details(outcome: Outcome) -> dict[str, Any]:
-    """Return the table that unfolds; it has throughput where that was measured."""
+def _details(outcome: Outcome) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return headers and rows of the table that unfolds; it has throughput where that was measured."""
     rates = [v.timing.per_second for v in outcome.now.variants]
     rows = [_detail(v) for v in outcome.now.variants]
     if not any(rates):
-        return {"detail_headers": DETAILS, "details": rows}
+        return DETAILS, rows
     rows = [
         (*row, numbers.ABSENT if r is None else numbers.significant(r, 4)) for row, r in zip(rows, rates, strict=True)
     ]
-    return {"detail_headers": (*DETAILS, RATE), "details": rows}
+    return (*DETAILS, RATE), rows
 
 
 def _detail(variant: VariantSeen) -> tuple[str, ...]:

@@ -266,13 +266,6 @@ def test_what_is_refused_before_anything_is_measured(
     assert sorted(here.rglob("*")) == there
 
 
-def test_a_report_goes_into_a_pipe_too(here: Path) -> None:
-    line = [sys.executable, "-m", "dlc", "gate", "build/centres", "-r", "recipe.toml", "--summary", "/dev/stderr"]
-    done = subprocess.run(line, cwd=here, capture_output=True, text=True, check=False)
-    assert done.returncode in (0, 5)
-    assert "dlc gate: centres" in done.stderr
-
-
 def test_an_interrupted_gate_leaves_nothing(here: Path) -> None:
     there = sorted(here.rglob("*"))
     line = [
