@@ -79,7 +79,7 @@ def time(everyone: Sequence[Judged], interface: Interface, how: How, progress: P
     feeds = seeded(reference, interface, dims, how.seed)
     examples = next((len(a) for a in feeds.values() if a.ndim), 1)
     load = Load(how.concurrency, examples) if how.objective == "throughput" else None
-    opened = sittings.opener({s.name: s.subject.runner for s in everyone}, reference.name)
+    opened = sittings.opener({s.name: s.subject.among_others for s in everyone}, reference.name)
     progress.stage("measure latency", sittings.SITTINGS)
     found = list(track(progress, sittings.sit(opened, feeds, load=load, rng=rng)))
     calls: dict[str, Floats] = {}

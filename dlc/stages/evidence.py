@@ -25,7 +25,7 @@ from dlc.recipe import Dataset, Recipe
 from dlc.runtimes import RUNTIMES
 from dlc.runtimes.base import Runner
 from dlc.runtimes.eager import EagerRunner
-from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.session import SessionConfig, resting
 from dlc.stages.timing import Timed, time
 from dlc.types import Feeds
 
@@ -48,6 +48,10 @@ class Subject:
         """Return a runner of the file."""
         runner: Runner = load(RUNTIMES[self.config.provider])(self.folder / MODEL, self.config)
         return runner
+
+    def among_others(self) -> Runner:
+        """Return a runner that is timed in turns with others, and takes no CPU from them meanwhile."""
+        return Subject(self.name, self.folder, resting(self.config)).runner()
 
     @property
     def files(self) -> list[Path]:
@@ -91,7 +95,7 @@ def gather(
         judge: Runner = stack.enter_context(_reference(baseline, exported))
         runners = {s.name: stack.enter_context(s.runner()) for s in subjects}
         scores = _score({REFERENCE: judge, **runners}, recipe, exported, progress, seed, evaluating=evaluating)
-    timed = time({s.name: s.runner for s in subjects}, BASELINE, feeds, rng=rng, progress=progress)
+    timed = time({s.name: s.among_others for s in subjects}, BASELINE, feeds, rng=rng, progress=progress)
     progress.stage("measure memory", len(subjects))
     base_size = sizes(baseline.files)
     measured: dict[str, Measured] = {}

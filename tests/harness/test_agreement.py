@@ -179,7 +179,9 @@ def test_outputs_without_a_row_an_example_have_no_p_value(rng: np.random.Generat
     assert (found.interval, found.error) == ((1.0, 1.0), None)
 
 
-@pytest.mark.parametrize(("least", "status"), [(0.985, "pass"), (0.99, "inconclusive"), (0.995, "fail")])
+@pytest.mark.parametrize(
+    ("least", "status"), [(0.985, "pass"), (0.9895, "inconclusive"), (0.9905, "inconclusive"), (0.995, "fail")]
+)
 def test_the_whole_interval_of_the_cosine_decides(least: float, status: str, rng: np.random.Generator) -> None:
     found = spread(0.98).result(rng)
     outcome, p = held(found, least)
