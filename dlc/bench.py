@@ -22,7 +22,7 @@ from dlc.progress import Progress
 from dlc.recipe import suggest
 from dlc.runtimes import RUNTIMES
 from dlc.runtimes.ort import OrtRunner
-from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.session import SessionConfig, resting
 from dlc.types import Feeds
 
 
@@ -56,7 +56,7 @@ def bench(
     with ExitStack() as stack:
         runners: dict[str, OrtRunner] = {}
         for subject in subjects:
-            runner: OrtRunner = load(RUNTIMES[subject.config.provider])(subject.model, subject.config)
+            runner: OrtRunner = load(RUNTIMES[subject.config.provider])(subject.model, resting(subject.config))
             runners[_unique(subject.name, runners)] = stack.enter_context(runner)
             progress.advance()
         interfaces = {r.interface for r in runners.values()}
