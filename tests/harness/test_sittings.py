@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from dlc.harness import sittings
+from dlc.harness import measure, sittings
 from dlc.harness.contention import STAT
 from dlc.harness.measure import Samples, both_clocks, can_pin
 from dlc.harness.sittings import Load, Sitting, Sittings, ratio, shift
@@ -132,18 +132,21 @@ def test_time_without_a_cpu_is_told_apart(rng: np.random.Generator) -> None:
     assert Sittings(several[:1], "a").away is None
 
 
-def test_warming_up_lasts_until_calls_get_no_faster(rng: np.random.Generator) -> None:
-    """Calls of 30 ms that get faster by 6 % each are not yet warm after the three that suffice for others."""
-    import time
-
-    start = time.perf_counter()
+def test_warming_up_lasts_until_calls_get_no_faster(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of 30 ms that get faster by 6 % each, ten times, are not warm after the three that suffice for others."""
+    clock, made = [0], [0]
 
     def call() -> None:
-        time.sleep(max(0.001, 0.03 - 0.06 * (time.perf_counter() - start)))
+        clock[0] += round(30e6 * 0.94 ** min(made[0], 10))
+        made[0] += 1
 
+    monkeypatch.setattr("dlc.harness.measure.time.perf_counter_ns", lambda: clock[0])
+    monkeypatch.setattr("dlc.harness.measure.time.thread_time_ns", lambda: clock[0])
     [samples] = both_clocks({"slow to start": call}, rounds=2, rng=rng).values()
     assert samples.settled
-    assert samples.warm_up > 5
+    assert samples.warm_up == 11 + measure.WARM_UP_CALLS
 
 
 def test_single_calls() -> None:
