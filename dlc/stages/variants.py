@@ -12,6 +12,7 @@ from dlc import manifest, pipeline
 from dlc.costs import Costs
 from dlc.errors import CapabilityError, DlcError, PassError, Unsupported, UserError
 from dlc.passes.base import Pass, Site, clone, weight_bytes
+from dlc.passes.fold_batch_norm import FoldBatchNorm
 from dlc.passes.quantized_operators import quantized_operators
 from dlc.passes.split_conv_residual import SplitConvResidual
 from dlc.pipeline import Evaluate, PassRecord
@@ -62,7 +63,7 @@ def build(
     search: manifest.SearchRecord | None = None
     notes, passes = NOTES.get(precision, ()), list[Pass]()
     try:
-        apart = [r for r in pipeline.run(model, [SplitConvResidual()], evaluate=evaluate) if r.modified]
+        apart = [r for r in pipeline.run(model, READY, evaluate=evaluate) if r.modified]
         if came := quantized_operators(model):
             raise Unsupported(_again(came))
         if precision == "mixed":
@@ -108,6 +109,9 @@ def _passes(precision: Precision, model: ir.Model, recipe: Recipe, costs: Costs)
     passes = PASSES_OF[precision](model, recipe, costs.target)
     return spared(model, quicker(model, passes, recipe, costs), recipe, costs) if precision == "int8" else passes
 
+
+READY: Sequence[Pass] = (SplitConvResidual(), FoldBatchNorm())
+"""What an FP32 graph may have or lack, for ONNX Runtime fuses it at load, but an 8-bit unit may not."""
 
 PASSES_OF: Mapping[Precision, Callable[[ir.Model, Recipe, Target], list[Pass]]] = {
     "fp16": lambda model, recipe, _target: [fp16(model, recipe)],

@@ -132,9 +132,7 @@ def test_time_without_a_cpu_is_told_apart(rng: np.random.Generator) -> None:
     assert Sittings(several[:1], "a").away is None
 
 
-def test_warming_up_lasts_until_calls_get_no_faster(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_warming_up_lasts_until_calls_get_no_faster(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Calls of 30 ms that get faster by 6 % each, ten times, are not warm after the three that suffice for others."""
     clock, made = [0], [0]
 

@@ -136,3 +136,22 @@ def test_on_another_machine_s_costs_static_stays(costs: Costs, monkeypatch: pyte
     model, recipe = vision(), declared(IMAGES, int8=Int8(recover=()))
     static = int8(model, recipe, costs.target)
     assert quicker(model, static, recipe, costs) is static
+
+
+def test_a_batch_norm_that_fp32_may_keep_is_no_part_of_an_8_bit_net(costs: Costs) -> None:
+    """ONNX Runtime folds one itself when it loads the FP32 graph; between an integer kernel and its Q it cannot."""
+    shapes = "float[8, 3, 3, 3] p, float[8] s, float[8] b, float[8] m, float[8] v"
+    model = weighted(
+        f"""g (float[n, 3, 8, 8] x, {shapes}) => (float[n, 8, 6, 6] y) {{
+            c = Conv(x, p) d = BatchNormalization(c, s, b, m, v) y = Relu(d)
+        }}""",
+        {"p": normal(8, 3, 3, 3, seed=1), "s": np.full(8, 2, np.float32), "b": normal(8, seed=2),
+         "m": normal(8, seed=3), "v": np.full(8, 4, np.float32)},
+    )  # fmt: skip
+    for value in (v for node in model.graph for v in node.outputs):
+        value.dtype, value.shape = ir.DataType.FLOAT, ir.Shape(["n", 8, 6, 6])
+    base = rewrite(model, costs, ())
+    assert any(n.op_type == "BatchNormalization" for n in base.model.graph)
+    built = build("int8", base, declared(IMAGES, int8=Int8(recover=())), costs)
+    assert built.model is not None
+    assert {n.op_type for n in built.model.graph} == {"QuantizeLinear", "DequantizeLinear", "Conv"}
