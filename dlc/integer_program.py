@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 NODES = 10_000
 """Branches of one program; a limit of time would not give the same answer twice."""
+_ALONE = threading.Lock()
 
 
 def optimum(gains: Floats, limits: Sequence[tuple[Floats | csr_array, float]], *, free: int = 0) -> Floats | None:
@@ -41,13 +44,34 @@ def optimum(gains: Floats, limits: Sequence[tuple[Floats | csr_array, float]], *
 
 @contextmanager
 def _no_standard_output() -> Iterator[None]:
-    """Keep out of a JSON result what HiGHS prints whatever it is told (ERGO-Code/HiGHS#2783)."""
-    sys.stdout.flush()
-    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    """Keep out of a JSON result what HiGHS prints whatever it is told (ERGO-Code/HiGHS#2783); one thread at a time."""
+    with _ALONE:
+        if (kept := _standard_output()) is None:
+            yield
+            return
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 1)
+            yield
+        finally:
+            _flush_c()
+            os.dup2(kept, 1)
+            os.close(kept)
+            os.close(nowhere)
+
+
+def _standard_output() -> int | None:
+    """Return a second descriptor of standard output, all written that was printed; None if it is closed."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    _flush_c()
     try:
-        os.dup2(nowhere, 1)
-        yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-        os.close(nowhere)
+        return os.dup(1)
+    except OSError:
+        return None
+
+
+def _flush_c() -> None:
+    """Write what C has buffered, which Python's own flush does not know of."""
+    if os.name == "posix":
+        ctypes.CDLL(None).fflush(None)

@@ -6,8 +6,10 @@ DequantizeLinear and a QuantizeLinear itself: with one scale for the whole weigh
 would compute in a coarser format than the one it was spared: a depthwise convolution of EfficientNet-Lite0 that should
 stay in FP32 takes the SQNR of the model from 17.7 to 8.2 dB, where FP32 makes it 19.1 dB.
 
-It leaves a node alone whose input is dequantized with a scale for each channel, and moves no such DequantizeLinear
-across a Reshape. That all the scales are equal it does not see, and every number stays what it was.
+It leaves a node alone whose input is dequantized with a scale for each index of an axis, and moves no such
+DequantizeLinear across a Reshape. That all the scales are equal it does not see, and every number stays what it was. One
+scale in a vector is one scale to it: the axis must be longer than 1. A value without an axis that is known to be so
+stays as it is.
 """
 
 from __future__ import annotations
@@ -21,30 +23,38 @@ from dlc.passes.quantize_units import MOVES
 from dlc.passes.weighted import weights_of
 
 REQUANTIZED = ("Conv", "ConvTranspose", "Gemm")
-CHANNELS = 1
-"""Axis of what these nodes read, or of what it is reshaped from, that gets a scale for each index."""
+CROSSED = (*MOVES, "Slice", "Pad", "Identity", "Dropout")
+"""What ONNX Runtime moves a DequantizeLinear across, or takes away between it and such a node."""
 
 
 def keep_float(graph: ir.Graph) -> None:
-    """Give each such node that reads a float weight a DequantizeLinear of its own, with a scale for each channel."""
-    emit = Emitter(graph)
+    """Let each such node with a float weight read a DequantizeLinear with a scale for each index of an axis."""
+    emit, written = Emitter(graph), dict[ir.Value, ir.Value]()
     for node in [n for n in graph if n.op_type in REQUANTIZED and 1 in weights_of(n)]:
         reader = _behind_dequantize(node)
         image = None if reader is None else reader.inputs[0]
-        if reader is None or image is None or (channels := _channels(image)) is None:
+        if reader is None or image is None or (axis := _axis(image)) is None:
             continue
         dequantize = image.producer()
         assert dequantize is not None
-        quantized, *affine = dequantize.inputs
-        each = [emit.constant(f"{v.name}_channels", np.full(channels, constant(v))) for v in affine if v is not None]
-        own = emit.node(
-            "DequantizeLinear", [quantized, *each], f"{image.name}_channels", dtype=image.dtype, shape=image.shape,
-            attributes={"axis": CHANNELS},
-        )  # fmt: skip
-        graph.insert_before(reader, own)
-        reader.replace_input_with(0, own.outputs[0])
-        if not image.uses() and not image.is_graph_output():
-            graph.remove(dequantize, safe=True)
+        if image not in written:
+            own = _spread(emit, dequantize, *axis)
+            graph.insert_after(dequantize, own)
+            written[image] = own.outputs[0]
+        reader.replace_input_with(0, written[image])
+    for image in written:
+        if not image.uses() and not image.is_graph_output() and (unread := image.producer()) is not None:
+            graph.remove(unread, safe=True)
+
+
+def _spread(emit: Emitter, dequantize: ir.Node, axis: int, size: int) -> ir.Node:
+    """Make the same DequantizeLinear with its scale and zero point for each of ``size`` indices of an axis."""
+    (quantized, *affine), image = dequantize.inputs, dequantize.outputs[0]
+    each = [emit.constant(f"{v.name}_channels", np.full(size, constant(v))) for v in affine if v is not None]
+    return emit.node(
+        "DequantizeLinear", [quantized, *each], f"{image.name}_channels", dtype=image.dtype, shape=image.shape,
+        attributes={"axis": axis},
+    )  # fmt: skip
 
 
 def _behind_dequantize(node: ir.Node) -> ir.Node | None:
@@ -52,15 +62,13 @@ def _behind_dequantize(node: ir.Node) -> ir.Node | None:
     producer = None if node.inputs[0] is None else node.inputs[0].producer()
     if producer is None:
         return None
-    if producer.op_type in MOVES:
+    if producer.op_type in CROSSED:
         return _behind_dequantize(producer)
     scalars = all(c is not None and not c.ndim for c in map(constant, producer.inputs[1:]))
     return node if producer.op_type == "DequantizeLinear" and scalars else None
 
 
-def _channels(image: ir.Value) -> int | None:
-    """Return how many channels a dequantized value has; None if that is not known."""
-    if image.shape is None or len(image.shape) <= CHANNELS:
-        return None
-    size = image.shape[CHANNELS]
-    return size if isinstance(size, int) else None
+def _axis(image: ir.Value) -> tuple[int, int] | None:
+    """Return an axis that is known to be longer than 1, and how long: channels, if they are, then pixels, then rows."""
+    sizes = [] if image.shape is None else [*enumerate(image.shape)]
+    return next(((i, n) for i, n in (*sizes[1:], *sizes[:1]) if isinstance(n, int) and n > 1), None)

@@ -6,7 +6,7 @@ is, on the real kernels and one batch, with this group in 8 bits and the others 
 two and both halves are measured, again and again, all products being the first. What groups buy adds up as long as
 their errors know nothing of each other: those that buy most together, as far as there is room, are taken.
 
-The result is kept only if it is closer on all of the calibration data beyond doubt, and if the noise falls by more than
+The result is kept only if it is closer on all data that it is given beyond doubt, and if the noise falls by more than
 ``WORTH`` times the share of the weights that were widened: of products drawn at random it falls by their share.
 """
 

@@ -12,13 +12,25 @@ from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from dlc.types import Array
 
-WEIGHTS = {"conv": (6, 2, 3, 3), "transposed": (4, 6, 3, 3), "gemm": (16, 6), "reshaped": (16, 6)}
+WEIGHTS = {
+    "conv": (6, 2, 3, 3), "transposed": (4, 6, 3, 3), "gemm": (16, 6), "reshaped": (16, 6), "gray": (6, 1, 3, 3),
+    "some channels": (6, 4, 3, 3), "by rows": (16, 6), "sliced": (6, 4, 3, 3), "padded": (6, 4, 3, 3),
+}  # fmt: skip
 BODIES = {
     "conv": ("float[n, 4, 5, 5] x", "y", "y = Conv <group = 2> (d, w)"),
     "transposed": ("float[n, 4, 5, 5] x", "y", "y = ConvTranspose (d, w)"),
     "gemm": ("float[n, 16] x", "r", "y = Gemm (d, w)  r = Relu (y)"),
     "reshaped": ("float[n, 4, 2, 2] x", "y", "f = Reshape (d, rows)  y = Gemm (f, w)"),
+    "gray": ("float[n, 1, 5, 5] x", "y", "y = Conv (d, w)"),
+    "some channels": ("float[n, c, 5, 5] x", "y", "y = Conv (d, w)"),
+    "by rows": ("float[16, n] x", "y", "y = Gemm <transA = 1> (d, w)"),
+    "sliced": ("float[n, 4, 5, 5] x", "y", "s = Slice (d, first, end, axis)  y = Conv (s, w)"),
+    "padded": ("float[n, 4, 5, 5] x", "y", "s = Pad (d, pads)  y = Conv (s, w)"),
 }
+SIZES = {
+    "conv": (3, 4, 5, 5), "transposed": (3, 4, 5, 5), "gemm": (3, 16), "reshaped": (3, 4, 2, 2), "gray": (3, 1, 5, 5),
+    "some channels": (3, 4, 5, 5), "by rows": (16, 3), "sliced": (3, 4, 5, 5), "padded": (3, 4, 5, 5),
+}  # fmt: skip
 
 
 def between_8_bits(case: str, weight: Array) -> ir.Model:
@@ -27,7 +39,9 @@ def between_8_bits(case: str, weight: Array) -> ir.Model:
     model = ir.from_onnx_text(f"""
         <ir_version: 10, opset_import: ["" : 20]>
         g ({declared}, float[{shape}] w) => (float[] z)
-        <float fine = {{0.03}}, uint8 middle = {{128}}, float coarse = {{0.25}}, int64[2] rows = {{0, -1}}> {{
+        <float fine = {{0.03}}, uint8 middle = {{128}}, float coarse = {{0.25}}, int64[2] rows = {{0, -1}},
+         int64[1] first = {{1}}, int64[1] end = {{5}}, int64[1] axis = {{2}},
+         int64[8] pads = {{0, 0, 1, 1, 0, 0, 1, 1}}> {{
             q = QuantizeLinear (x, fine, middle)
             d = DequantizeLinear (q, fine, middle)
             {body}
@@ -52,8 +66,7 @@ def drawn(case: str) -> tuple[Array, Array]:
     rng = np.random.default_rng(0)
     weight = rng.standard_normal(WEIGHTS[case]).astype(np.float32) / 4
     weight.flat[0] = 100.0
-    sizes = {"conv": (3, 4, 5, 5), "transposed": (3, 4, 5, 5), "gemm": (3, 16), "reshaped": (3, 4, 2, 2)}
-    return weight, rng.uniform(-3, 3, sizes[case]).astype(np.float32)
+    return weight, rng.uniform(-3, 3, SIZES[case]).astype(np.float32)
 
 
 @pytest.mark.parametrize("case", [c for c in BODIES if c != "transposed"])
@@ -87,10 +100,26 @@ def test_other_readers_keep_their_one_scale() -> None:
     assert str(model.graph[2].outputs[0].name) == "d_channels"
 
 
-def test_without_known_channels_nothing_changes() -> None:
+def test_two_nodes_share_what_both_read_and_order_holds() -> None:
+    """A node late in the graph may read, through a move, what lies before the other node."""
+    weight, _ = drawn("conv")
+    model = between_8_bits("conv", weight)
+    image, pool = model.graph[1].outputs[0], ir.Value(name="m")
+    moved = ir.Node("", "Identity", [image], outputs=[pool])
+    stored = model.graph.initializers["w"]
+    groups = ir.convenience.convert_attributes({"group": 2})
+    model.graph.insert_before(model.graph[2], moved)
+    model.graph.append(ir.Node("", "Conv", [pool, stored], groups, outputs=[ir.Value(name="other")]))
+    keep_float(model.graph)
+    onnx.checker.check_model(ir.to_proto(model))
+    assert sum(n.op_type == "DequantizeLinear" for n in model.graph) == 2
+
+
+@pytest.mark.parametrize("shape", [None, ir.Shape(["n", 1, "h", "w"])])
+def test_without_an_axis_known_to_be_long_nothing_changes(shape: ir.Shape | None) -> None:
     weight, _ = drawn("reshaped")
     model = between_8_bits("reshaped", weight)
-    model.graph[1].outputs[0].shape = None
+    model.graph[1].outputs[0].shape = shape
     before = [n.op_type for n in model.graph]
     keep_float(model.graph)
     assert [n.op_type for n in model.graph] == before
