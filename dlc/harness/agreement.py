@@ -96,8 +96,8 @@ class AgreementMeter:
         rows = batch if b.ndim and b.shape[0] == batch else 1
         elements = b.size // rows if rows else 0
         x, y = (v.astype(np.float64).reshape(rows, elements) for v in (a, b))
-        both = np.isfinite(x) & np.isfinite(y)
-        x, y = np.where(both, x, 0.0), np.where(both, y, 0.0)
+        stated = np.isfinite(y)  # a NaN or infinity in place of a number loses all of the number
+        x, y = np.where(stated & np.isfinite(x), x, 0.0), np.where(stated, y, 0.0)
         sums.cosines.append(_cosine(x, y))
         signal, noise = (y**2).sum(axis=1), ((x - y) ** 2).sum(axis=1)
         sums.signal += float(signal.sum())

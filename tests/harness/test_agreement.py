@@ -196,3 +196,18 @@ def test_the_whole_interval_of_the_cosine_decides(least: float, status: str, rng
 @pytest.mark.parametrize(("least", "p"), [(1.0, 1.0), (1.01, 0.0)])
 def test_cosines_without_spread(least: float, p: float, rng: np.random.Generator) -> None:
     assert held(spread(1.0).result(rng), least)[1] == p
+
+
+def test_what_is_no_number_where_one_is_stated_counts_as_lost() -> None:
+    stated = np.array([[3.0, 4.0], [1.0, 1.0]])
+    spoiled = np.where(stated == 4.0, np.nan, stated)
+    meter = AgreementMeter()
+    meter.add({"y": spoiled}, {"y": stated}, batch=2)
+    assert meter.result().sqnr_db == pytest.approx(10 * np.log10(27 / 16))
+    assert meter.result().cosine == pytest.approx((3 / 5 + 1) / 2)
+
+
+def test_where_no_number_is_stated_any_will_do() -> None:
+    meter = AgreementMeter()
+    meter.add({"y": np.array([[3.0, 7.0]])}, {"y": np.array([[3.0, np.inf]])}, batch=1)
+    assert meter.result().cosine == pytest.approx(1.0)
