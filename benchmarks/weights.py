@@ -81,7 +81,8 @@ def rows(name: str) -> None:
 
 def score(model: ir.Model, recipe: Recipe) -> float:
     data, metric, prediction = recipe.evaluation, recipe.metric, recipe.prediction
-    assert data is not None
+    if data is None:
+        raise SystemExit("set DLC_DATA to a folder that holds stsb/ and wikitext2/: the task needs labelled data")
     assert data.targets is not None
     assert metric is not None
     assert prediction is not None
