@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import re
+from typing import TYPE_CHECKING
 
 from dlc.manifest import Estimate
-from dlc.types import Bytes
+
+if TYPE_CHECKING:
+    from dlc.types import Bytes
 
 ABSENT = "–"
 """What stands where nothing was measured."""
