@@ -30,7 +30,7 @@ class Noise:
             return cls(feeds, fp32.run(feeds), config)
 
     def of(self, changed: ir.Model) -> float:
-        """Return the energy of the error of the worst output, as a share of the energy of the output."""
+        """Return the energy of the error of the worst output, as a share of that of the output; above 0."""
         meter = AgreementMeter()
         with opened(changed, self.config) as runner:
             meter.add(runner.run(self.feeds), self.stated, batch=1)

@@ -47,8 +47,7 @@ def spared(model: ir.Model, passes: list[Pass], recipe: Recipe, costs: Costs) ->
     if data is None or quick is None or "spare-nodes" not in recipe.int8.recover:
         return passes
     plain, noise = applied(model, quick), Noise.against(model, data, costs.config)
-    if not (whole := noise.of(plain)) > 0:
-        return passes
+    whole = noise.of(plain)
 
     def gone(chosen: Sequence[str]) -> float:
         return 1 - noise.of(applied(model, leaving(quick, chosen))) / whole

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 from xml.etree import ElementTree as ET
@@ -16,7 +15,7 @@ from dlc.recipe import PRECISIONS
 from dlc.report.html import SYMBOLS, render_html
 from dlc.report.svg import COLOURS, Picture
 from dlc.report.trend import trend
-from tests.report.chromium import Tab, needs_chromium, opened
+from tests.report.chromium import Tab, needs_chromium
 from tests.report.example import INT8, LABELLED, PLANS, estimate
 from tests.report.measures import measured
 
@@ -39,12 +38,6 @@ WRITTEN = measured("""
     }
     return found;
 """)
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    with opened(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

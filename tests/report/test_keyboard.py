@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dlc.report.html import render_html
-from tests.report.chromium import Tab, needs_chromium, opened
+from tests.report.chromium import Tab, needs_chromium
 from tests.report.example import LABELLED, PLANS
 from tests.report.measures import measured
 
@@ -27,12 +26,6 @@ FOCUS = measured("""
         seen: r.width > 0 && r.height > 0 && r.bottom > 0 && r.top < innerHeight && r.right > 0 && r.left < innerWidth,
     };
 """)
-
-
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
-    with opened(tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")
