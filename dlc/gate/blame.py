@@ -44,7 +44,8 @@ WORDS: dict[Kind, str] = {
 NEXT: dict[Kind, str] = {
     "quantization": "dlc compare the fp32 and {variant} models with --layers: the first layer that diverges "
     "belongs in FP32; the variant mixed finds such layers by itself",
-    "compiler": "dlc debug bisect SOURCE names the pass and the site; with the earlier versions the gate must hold",
+    "compiler": "dlc gate --bisect undoes these changes one by one; dlc debug bisect SOURCE names the pass and the "
+    "site where the numbers change",
     "source": "look at its weights and its graph; if other ones are meant, accept them with --update-baseline",
     "runtime": "pin the earlier runtime: if the gate then holds, report it upstream; if not, look at the next cause",
     "data": "feed the earlier data: if the gate then holds, look at what prepares the data; if the data are meant, "
