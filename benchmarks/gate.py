@@ -96,7 +96,7 @@ def accuracy_loss(artifact: Path, _scratch: Path, times: int, **_unused: bool) -
     The rows are drawn; measuring the rest, the judge and the correction for several gates are the gate's own. The
     second row also turns half a point to right, and as many more to wrong.
     """
-    [seen] = observe([Artifact.load(artifact)], load_recipe(MODEL), How(), Silent())
+    [seen] = observe([Artifact.load(artifact)], load_recipe(MODEL), How().recording(), Silent())
     rng, limits = np.random.default_rng(0), Limits()
     for gained in (0.0, 0.005):
         found = Counter[str]()

@@ -69,6 +69,7 @@ def gate(
     if against is not None and (then := _named(earlier) if earlier is not None else _seen(before)) is not None:
         baseline.check_model(against, then, _named(artifact))
     artifacts = [artifact] if earlier is None else [artifact, earlier]
+    how = how.recording() if update else how
     found = observe(artifacts, recipe, how, progress)
     now, before = found[0], found[1] if earlier is not None else before
     if against is not None and before is not None:

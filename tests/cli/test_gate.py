@@ -20,6 +20,7 @@ import pytest
 
 from dlc.artifact import seal
 from dlc.gate import baseline
+from dlc.gate.timing import RECORDED
 from tests.cli.conftest import RECIPE, Cli, Ran, classifier, examples, spoil
 
 ROOT = Path(__file__).parent.parent.parent
@@ -209,6 +210,7 @@ def test_the_configuration_says_the_rest(cli: Cli, here: Path) -> None:
     found = json.loads(ran.out)
     assert found["observation"]["variants"][1]["timing"]["per_second"] > 0
     assert found["observation"]["dims"] == {"batch": 8}
+    assert len(found["observation"]["again"]) == RECORDED
     assert any(found["observation"]["again_throughput"])  # two sessions of one model never carry just the same
     assert "int8/throughput since baseline" in [f"{e['variant']}/{e['gate']}" for e in found["lines"]]
     (here / "dlc.toml").write_text('[models.centres]\nrecipe = "recipe.toml"\ntarget = "t"\n[targets.t]\nthreads = 3\n')
