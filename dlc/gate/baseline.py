@@ -20,13 +20,13 @@ from dlc.manifest import Interfaces, Record
 from dlc.pretty import pretty_json
 from dlc.whole_file import write_whole
 
-SCHEMA: Final = "dlc-baseline/1"
+SCHEMA: Final = "dlc-baseline/2"
 
 
 class Baseline(Record, frozen=True, kw_only=True):
     """``digest``: SHA-256 of the observation as canonical JSON."""
 
-    schema: Literal["dlc-baseline/1"]
+    schema: Literal["dlc-baseline/2"]
     digest: str
     observation: Observation
 

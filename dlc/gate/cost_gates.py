@@ -14,10 +14,9 @@ from dlc.gate.lines import Decided, Line
 from dlc.gate.memory_gate import grown
 from dlc.gate.observation import Observation, VariantSeen
 from dlc.harness import pace, sittings
-from dlc.harness.pace import FLOORS, busier
-from dlc.harness.sittings import Shift, shift
+from dlc.harness.pace import busier
+from dlc.harness.sittings import shift
 from dlc.harness.statistics import spread
-from dlc.manifest import Status
 from dlc.report import numbers
 
 STEADY = 1.10
@@ -63,16 +62,16 @@ class Costs:
     def _against_reference(self, variant: VariantSeen) -> Iterator[Decided]:
         gates, stock = self.limits.recipe, self.now.stock_ratio
         if gates.max_latency_ratio is not None:
-            ratio, limit = variant.timing.ratio, gates.max_latency_ratio / (stock or 1.0)
-            floor = spread(self.now.again)
-            status = pace.held(ratio, limit, floor)
+            logs, limit, floor = variant.timing.logs, gates.max_latency_ratio / (stock or 1.0), spread(self.now.again)
+            ratio = sittings.ratio(logs, floor)
+            status = pace.held(ratio, limit)
             said = f" ({gates.max_latency_ratio:g}× of stock, of which fp32 took {stock:.3f}×)" if stock else ""
             if status == "fail" and (why := self._unfit(variant, None)) is not None:
                 status, said = "inconclusive", f"{said}; {why}"
             yield Decided(Line(
                 variant=variant.precision, gate="latency", status=status, value=ratio.value, low=ratio.low,
                 high=ratio.high, limit=limit, reason=f"{numbers.ratio(ratio)} of fp32, at most {limit:.3f}×{said}",
-            ), pace.chance(variant.timing.logs, limit, floor))  # fmt: skip
+            ), pace.chance(logs, limit, floor))  # fmt: skip
         reference = self.now.variant(self.now.reference)
         if gates.max_size_ratio is not None and reference is not None:
             share = variant.size.bytes / reference.size.bytes
@@ -91,35 +90,32 @@ class Costs:
                 variant=variant.precision, gate=gate, status=None,
                 reason=f"{unlike}, where times say nothing of these; record a baseline on this kind of machine",
             ))  # fmt: skip
-        pace = _throughput if self.limits.objective == "throughput" else _latency
-        now, then = pace(self.now, variant), pace(before, earlier)
+        of = _throughput if self.limits.objective == "throughput" else _latency
+        now, then = of(self.now, variant), of(before, earlier)
         if not (now.logs and now.again and then.logs and then.again):
             return Decided(Line(
                 variant=variant.precision, gate=gate, status="inconclusive",
                 reason="the baseline holds no throughput, or none of A against A: write it anew with --update-baseline",
             ))  # fmt: skip
-        floor = max(spread(now.again), spread(then.again))
-        moved = shift(now.logs, then.logs, same=self.same, floor=floor)
-        return self._judged(variant, gate, moved, floor, before, now)
+        return self._judged(variant, gate, now, then, before)
 
-    def _judged(
-        self, variant: VariantSeen, gate: str, moved: Shift, floor: float, before: Observation, pace: Pace
-    ) -> Decided:
-        limit, factor = self.limits.max_slowdown, moved.factor
-        clear = limit * math.exp(FLOORS * floor)
-        status: Status = "pass" if factor.high <= limit else "fail" if factor.value > clear else "inconclusive"
+    def _judged(self, variant: VariantSeen, gate: str, now: Pace, then: Pace, before: Observation) -> Decided:
+        limit, floor = self.limits.max_slowdown, max(spread(now.again), spread(then.again))
+        factor = shift(now.logs, then.logs, same=self.same, floor=floor).factor
+        allowed = [log + math.log(limit) for log in then.logs]
+        status = pace.held(factor, limit)
         text = (
-            f"{pace.what} {numbers.ratio(factor)} of the baseline's, at most {limit:g}× "
-            f"({pace.beside} of fp32; A against A ±{100 * floor:.1f} %)"
+            f"{now.what} {numbers.ratio(factor)} of the baseline's, at most {limit:g}× "
+            f"({now.beside} of fp32; A against A ±{100 * floor:.1f} %)"
         )
         if status == "fail" and (why := self._unfit(variant, before)) is not None:
             status, text = "inconclusive", f"{text}; {why}"
         elif status == "inconclusive" and factor.value > limit:
-            text += "; the machine is too noisy to tell"
+            text += "; the sittings are too few, or the machine too noisy, to tell"
         return Decided(Line(
             variant=variant.precision, gate=gate, status=status, value=factor.value, low=factor.low,
             high=factor.high, limit=limit, reason=text,
-        ), moved.slower)  # fmt: skip
+        ), shift(now.logs, allowed, same=self.same, floor=floor).slower)  # fmt: skip
 
     def _unfit(self, variant: VariantSeen, before: Observation | None) -> str | None:
         """Say why this machine, or the one of the baseline, cannot make a latency fail; None if it can."""

@@ -17,6 +17,7 @@ from dlc.gate.slice_gates import Slices
 from dlc.harness import sittings
 from dlc.harness.accuracy import Metric
 from dlc.harness.pace import busier
+from dlc.harness.statistics import spread
 from dlc.manifest import ExpectationRecord, Status
 
 SPEED = ("latency", "latency since baseline", "throughput since baseline")
@@ -56,16 +57,17 @@ def pool(first: Observation, second: Observation) -> Observation:
 
     The reference's latency is the middle of the two; the machine was as busy as in the busier.
     """
-    variants = []
+    variants, again = [], (*first.again, *second.again)
     for one, other in zip(first.variants, second.variants, strict=True):
         logs = (*one.timing.logs, *other.timing.logs)
         timing = msgspec.structs.replace(
-            one.timing, logs=logs, ratio=sittings.ratio(logs), settled=one.timing.settled + other.timing.settled,
+            one.timing, logs=logs, ratio=sittings.ratio(logs, spread(again)),
+            settled=one.timing.settled + other.timing.settled,
             throughput=(*one.timing.throughput, *other.timing.throughput),
         )  # fmt: skip
         variants.append(msgspec.structs.replace(one, timing=timing))
     return msgspec.structs.replace(
-        first, again=(*first.again, *second.again), away=busier(first.away, second.away),
+        first, again=again, away=busier(first.away, second.away),
         again_throughput=(*first.again_throughput, *second.again_throughput),
         reference_ms=(first.reference_ms + second.reference_ms) / 2, variants=tuple(variants),
     )  # fmt: skip

@@ -16,7 +16,7 @@ from dlc.harness import sittings
 from dlc.harness.measure import can_pin, pinned
 from dlc.harness.memory import Rss
 from dlc.harness.sittings import AGAIN, Load, Sittings
-from dlc.harness.statistics import percentile
+from dlc.harness.statistics import percentile, spread
 from dlc.interface import Interface
 from dlc.progress import Progress, track
 from dlc.types import Feeds, Floats
@@ -62,15 +62,15 @@ class Timed:
 
     @property
     def reference_ms(self) -> float:
-        """Median latency of the reference over the sittings, in milliseconds."""
-        return float(np.median([s.median_ms(self.sittings.reference) for s in self.sittings.each]))
+        """The reference's fastest sample, of the middle sitting, in milliseconds."""
+        return float(np.median([s.fastest_ms(self.sittings.reference) for s in self.sittings.each]))
 
     def timing(self, name: str, start: Rss) -> Timing:
         """Put on record how one model did."""
         logs = self.sittings.logs(name)
         throughput, calls = self._throughput(name), self.calls[name]
         return Timing(
-            logs=logs, ratio=sittings.ratio(logs), calls=len(calls),
+            logs=logs, ratio=sittings.ratio(logs, spread(self.sittings.again)), calls=len(calls),
             p50_ms=float(np.median(calls)), p90_ms=percentile(calls, 90), p99_ms=percentile(calls, 99),
             load_ms=start.load_ms, first_ms=start.first_ms,
             warm_up=max(s.samples[name].warm_up for s in self.sittings.each), settled=self.sittings.settled(name),

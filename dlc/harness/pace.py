@@ -1,4 +1,4 @@
-"""Whether a ratio of latencies holds its limit: beyond the noise floor, and on a machine that is fit to tell."""
+"""Whether a ratio of latencies holds its limit, and whether a machine is fit to tell."""
 
 from __future__ import annotations
 
@@ -8,28 +8,22 @@ from collections.abc import Sequence
 from dlc.harness.sittings import shift
 from dlc.manifest import Estimate, Status
 
-FLOORS = 2
-"""A latency must be worse than its limit by so many noise floors to fail: as often as A strays from A by that, chance
-alone would have moved it; about one sitting in twenty."""
 BUSY = 0.1
 """Share of the time without a CPU above which no latency fails: caches that others emptied cost each model another
 share. Measured: with the time-slices of nine other processes the ratio of digits-cnn moved by 4 to 6 %."""
 
 
-def held(ratio: Estimate, limit: float, floor: float) -> Status:
-    """Pass if the whole interval holds the limit; fail if none of it does, and the estimate is ``FLOORS`` beyond it.
+def held(ratio: Estimate, limit: float) -> Status:
+    """Pass if the whole interval holds the limit, fail if none of it does."""
+    return "pass" if ratio.high <= limit else "fail" if ratio.low > limit else "inconclusive"
+
+
+def chance(now: Sequence[float], limit: float, floor: float) -> float | None:
+    """One-sided p-value that a ratio, of which there is a logarithm a sitting, holds its limit; None without any.
 
     ``floor``: standard deviation of A against A in one sitting, on a logarithm.
     """
-    if ratio.high <= limit:
-        return "pass"
-    beyond = ratio.low > limit and ratio.value > limit * math.exp(FLOORS * floor)
-    return "fail" if beyond else "inconclusive"
-
-
-def chance(logs: Sequence[float], limit: float, floor: float) -> float | None:
-    """One-sided p-value that a ratio, of which there is a logarithm a sitting, holds its limit; None without any."""
-    return shift(logs, [math.log(limit)] * len(logs), same=True, floor=floor).slower if logs else None
+    return shift(now, [math.log(limit)] * len(now), same=True, floor=floor).slower if now else None
 
 
 def busier(*away: float | None) -> float | None:

@@ -82,7 +82,7 @@ def test_another_order_and_indentation_are_no_edit(written: Path) -> None:
         (lambda b: b["observation"].update(reference_ms=2.0), "was edited after it was written"),
         (lambda b: b["observation"]["variants"].pop(), "was edited after it was written"),
         (lambda b: b.update(digest="0" * 64), "was edited after it was written"),
-        (lambda b: b.update(schema="dlc-baseline/2"), "is of schema 'dlc-baseline/2'; expected dlc-baseline/1"),
+        (lambda b: b.update(schema="dlc-baseline/1"), "is of schema 'dlc-baseline/1'; expected dlc-baseline/2"),
         (lambda b: b.pop("schema"), "is no baseline"),
         (lambda b: b["observation"].update(extra=1), "is damaged"),
         (lambda b: b["observation"].pop("model"), "is damaged"),

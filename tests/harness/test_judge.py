@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import msgspec
@@ -155,25 +156,21 @@ def test_latency_gate(limit: float, status: Status) -> None:
     assert verdict(gates=replace(GATES, max_latency_ratio=limit)).status == status
 
 
-@pytest.mark.parametrize(
-    ("stray", "status", "words"),
-    [(0.01, "fail", "[0.590, 0.610], at most 0.5x"), (0.1, "inconclusive", "FP32 itself strays by 10.0 % from FP32")],
-)
-def test_no_latency_fails_within_the_noise_of_a_against_a(stray: float, status: Status, words: str) -> None:
-    """0.6 is beyond 0.5 by 18 % on a logarithm: more than twice 1 %, less than twice 10 %."""
+@pytest.mark.parametrize(("stray", "status"), [(0.01, "fail"), (0.6, "inconclusive")])
+def test_no_latency_fails_within_the_noise_of_a_against_a(stray: float, status: Status) -> None:
+    """Seven equal sittings, 18 % beyond the limit on a logarithm; with A against A of 60 % that is chance."""
     gates, noise = replace(GATES, max_latency_ratio=0.5), Noise(again=(stray, -stray))
-    found = verdict(gates=gates, latency=timed(0.59, 0.6, 0.61), noise=noise)
+    slow = msgspec.structs.replace(timed(0.59, 0.6, 0.61), logs=(math.log(0.6),) * 7)
+    found = verdict(gates=gates, latency=slow, noise=noise)
     assert found.status == status
-    assert words in found.reasons[1]
+    assert "[0.590, 0.610], at most 0.5x" in found.reasons[1]
 
 
 @pytest.mark.parametrize(("precision", "what"), [("fp32", "slower than stock"), ("int8", "not shown to be faster")])
 def test_what_a_noisy_machine_cannot_tell_fails_no_variant(precision: Precision, what: str) -> None:
-    noise = Noise(again=(0.2, -0.2))
-    found = verdict(precision, latency=SLOW, size=SAME, noise=noise)
+    found = verdict(precision, latency=timed(0.9, 1.3, 1.9), size=SAME)
     assert found.status == "inconclusive"
     assert what in found.reasons[-1]
-    assert found.reasons[-1].endswith("the machine is too noisy to tell")
 
 
 @pytest.mark.parametrize(("away", "status"), [(None, "fail"), (0.1, "fail"), (0.11, "inconclusive")])
