@@ -1,8 +1,8 @@
 """Measured costs: how long two forms of one computation take on the target, remembered.
 
-Both run interleaved with the session's threads, as a default session loads them. An answer is kept under a key of
-target, runtime version, both graphs' text (weights enter by shape, not by value) and the sizes of their inputs, so a
-second compile measures nothing and decides the same.
+Both run interleaved with the session's threads, as a default session loads them, but that several threads rest between
+calls. An answer is kept under a key of target, runtime version, both graphs' text (weights enter by shape, not by
+value) and the sizes of their inputs, so a second compile measures nothing and decides the same.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from dlc.recipe import Input
 from dlc.region import idle, typed
 from dlc.runtimes import RUNTIMES
 from dlc.runtimes.base import Runner
-from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.session import SessionConfig, resting
 from dlc.target import Target, detect
 from dlc.types import Feeds
 
@@ -148,7 +148,7 @@ class Costs:
             raise NotHere("not measured on the target: dlc target profile measures it there")
 
     def _open(self, model: ir.Model, config: SessionConfig | None = None) -> Runner:
-        runner: Runner = load(RUNTIMES[self.target.provider])(model, config or self.config)
+        runner: Runner = load(RUNTIMES[self.target.provider])(model, resting(config or self.config))
         return runner
 
     def _race(self, calls: Calls, rounds: int) -> Cost:

@@ -165,8 +165,9 @@ class SliceRecord(Record, frozen=True, kw_only=True):
 class Latency(Record, frozen=True, kw_only=True):
     """Interleaved runs. ``ratio`` is against the FP32 baseline (stock ONNX Runtime, the exported graph, same run).
 
-    A percentile is null where fewer than 10 runs lie beyond it. ``logs``: log of the ratio, one a sitting.
-    ``settled``: in how many sittings the warm-up came to an end. Neither is there for a single sitting.
+    It is of the fastest run of each sitting, or of medians for a single sitting. ``logs``: log of the ratio, one a
+    sitting. ``settled``: in how many sittings the warm-up came to an end. Neither is there for a single sitting. A
+    percentile is null where fewer than 10 runs lie beyond it.
     """
 
     median_ms: float

@@ -24,7 +24,7 @@ from dlc.progress import Progress
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.planned import PlannedRunner
 from dlc.runtimes.run_growth import Growth
-from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.session import SessionConfig, resting
 from dlc.types import Bytes, Feeds
 
 STOCK, BEST, OPTIONS, PLANNED = "stock", "stock, best options", "dlc options", "dlc planned"
@@ -60,9 +60,8 @@ class _Way:
     facts: Mapping[str, object] = field(default_factory=dict)
 
     def runner(self) -> OrtCpuRunner:
-        return (
-            PlannedRunner(self.model, [self.plan], self.config) if self.plan else OrtCpuRunner(self.model, self.config)
-        )
+        config = resting(self.config)
+        return PlannedRunner(self.model, [self.plan], config) if self.plan else OrtCpuRunner(self.model, config)
 
 
 def bench_memory(

@@ -13,6 +13,8 @@ from dlc.manifest import Record, Status
 
 CODES = {"pass": 0, "fail": 1, "inconclusive": 5}
 LEAKAGE = "leakage"
+SINCE = " since baseline"
+COSTS = ("latency", "throughput", "size", "peak memory")
 
 
 class Line(Record, frozen=True, kw_only=True):
@@ -56,16 +58,24 @@ class Decided:
 def corrected(found: Iterable[Decided]) -> list[Line]:
     """Let a failure stand only if it is beyond chance among all gates of its family (Holm), at 5 % together.
 
-    There are two families: what changed since the baseline, and what the recipe asks beside FP32.
+    There are four families: what answers are worth and what they cost, since the baseline and beside FP32. The gates
+    of a family answer one question; a loss of accuracy is no likelier to be chance because a latency is timed, too.
     """
     tested = list(found)
-    families = [
-        [t for t in tested if t.p is not None and ("baseline" in t.line.gate) == since] for since in (True, False)
-    ]
+    families: dict[object, list[Decided]] = {}
+    for each in tested:
+        if each.p is not None:
+            families.setdefault(_family(each.line.gate), []).append(each)
     doubts = {
-        id(t): doubt for family in families for t, doubt in zip(family, by_chance([t.p for t in family]), strict=True)
+        id(t): doubt
+        for family in families.values()
+        for t, doubt in zip(family, by_chance([t.p for t in family]), strict=True)
     }
     return [_with_power(_corrected(t.line, doubts.get(id(t))), t.power) for t in tested]
+
+
+def _family(gate: str) -> tuple[bool, bool]:
+    return gate.endswith(SINCE), gate.removesuffix(SINCE) in COSTS
 
 
 def _with_power(line: Line, power: str) -> Line:

@@ -22,9 +22,7 @@ from dlc.progress import Progress, track
 from dlc.types import Feeds, Floats
 
 RECORDED = 3 * sittings.SITTINGS
-"""Sittings of a baseline. With as many as a gate has, one that the machine disturbed widened the intervals of every
-gate after it: a slow-down of 10 % failed 20 of 40 gates.
-"""
+"""Sittings of a baseline, which is measured once and compared with often."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +40,7 @@ class How:
     sittings: int = sittings.SITTINGS
 
     def recording(self) -> Self:
-        """Return the same for a baseline, which is measured once and compared with often."""
+        """Return the same for a baseline: with more sittings."""
         return replace(self, sittings=RECORDED)
 
 

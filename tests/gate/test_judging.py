@@ -373,8 +373,14 @@ def test_failures_are_corrected_for_the_number_of_gates() -> None:
     two = corrected([tested("a since baseline", 0.03), tested("b since baseline", 0.9)])
     assert [each.status for each in two] == ["inconclusive", "inconclusive"]
     assert two[0].reason == "slow; not beyond chance (p = 0.06 among 2 gates, 0.05 asked)"
-    apart = corrected([tested("a since baseline", 0.03), tested("b", 0.9)])  # two families
-    assert apart[0].status == "fail"
+
+
+@pytest.mark.parametrize("other", ["accuracy", "latency since baseline", "peak memory since baseline", "latency"])
+def test_gates_that_answer_another_question_are_another_family(other: str) -> None:
+    found = [Decided(Line(variant="int8", gate=g, status="fail", reason="worse"), p) for g, p in (
+        ("accuracy since baseline", 0.03), (other, 0.9),
+    )]  # fmt: skip
+    assert [each.status for each in corrected(found)] == ["fail", "inconclusive"]
 
 
 def test_a_slow_first_measurement_is_not_enough() -> None:
