@@ -19,7 +19,7 @@ import onnx_ir as ir
 from dlc import pipeline
 from dlc.export import export
 from dlc.harness.measure import latency
-from dlc.harness.statistics import ratio_of_medians
+from dlc.harness.ratios import fastest
 from dlc.models import efficientnet_lite0, minilm
 from dlc.passes.base import Pass, clone
 from dlc.passes.canonicalize import Canonicalize
@@ -102,7 +102,7 @@ def latency_ratio(model: ir.Model, first: ir.Model, feeds: Feeds, rounds: int) -
     rng = np.random.default_rng(SEED)
     with OrtCpuRunner(first) as one, OrtCpuRunner(model) as other:
         samples = latency({"first": one, "this": other}, feeds, rounds=rounds, rng=rng)
-    ratio = ratio_of_medians(samples["this"], samples["first"], rng=rng)
+    ratio = fastest(samples["this"], samples["first"])
     return f"{ratio.value:.3f} ({ratio.low:.3f}-{ratio.high:.3f})"
 
 

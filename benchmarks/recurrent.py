@@ -18,7 +18,7 @@ import numpy as np
 from dlc import pipeline
 from dlc.export import export
 from dlc.feeds import seeded_feeds, typical_sizes
-from dlc.harness import statistics
+from dlc.harness import ratios, statistics
 from dlc.harness.accuracy import evaluate
 from dlc.harness.measure import latency
 from dlc.interface import Interface
@@ -72,7 +72,7 @@ def compare(recipe: Recipe, target: Target, rounds: int) -> None:
             metric=recipe.metric, prediction=recipe.prediction, state=recipe.state,
         )  # fmt: skip
     for name, model in models.items():
-        ratio = statistics.ratio_of_medians(samples[name], samples["stock"], rng=np.random.default_rng(SEED))
+        ratio = ratios.fastest(samples[name], samples["stock"])
         task = "| |"
         if name in scores:
             before, after = scores["fp32"].rows, scores[name].rows

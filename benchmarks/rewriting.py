@@ -30,7 +30,7 @@ from dlc.errors import CapabilityError
 from dlc.export import Exported, export
 from dlc.feeds import seeded_feeds, typical_sizes
 from dlc.harness.measure import SAMPLE, pinned
-from dlc.harness.statistics import ratio_of_medians
+from dlc.harness.ratios import fastest
 from dlc.interface import Interface
 from dlc.models import ZOO
 from dlc.recipe import Recipe
@@ -169,7 +169,7 @@ def interleaved(timers: Mapping[str, Timer], rounds: int) -> dict[str, Array]:
 
 
 def ratio(own: Array, other: Array) -> str:
-    estimate = ratio_of_medians(own, other, rng=np.random.default_rng(SEED))
+    estimate = fastest(own, other)
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 

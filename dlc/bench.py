@@ -14,7 +14,7 @@ from dlc.artifact import GOLDEN, MANIFEST, MODEL, SESSION, Artifact, read_golden
 from dlc.errors import ArtifactError, UserError
 from dlc.feeds import input_like, seeded_feeds
 from dlc.harness.measure import latency, summarise
-from dlc.harness.statistics import ratio_of_medians
+from dlc.harness.ratios import fastest
 from dlc.interface import Interface, sizes_of
 from dlc.lookup import load
 from dlc.manifest import Latency
@@ -67,9 +67,7 @@ def bench(
         progress.stage("time", None)
         samples = latency(runners, feeds, rounds=rounds, rng=rng)
     first_samples = next(iter(samples.values()))
-    return [
-        Row(name, summarise(each, ratio_of_medians(each, first_samples, rng=rng))) for name, each in samples.items()
-    ]
+    return [Row(name, summarise(each, fastest(each, first_samples))) for name, each in samples.items()]
 
 
 def parse_dims(texts: Sequence[str]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from dlc.manifest import Estimate, Record
 
 
 class Cost(Record, frozen=True, kw_only=True):
-    """Median times of two graphs run in turns, without the cost of a call, and ``after`` as a share of ``before``."""
+    """Fastest times of two graphs run in turns, without the cost of a call, and ``after`` as a share of ``before``."""
 
     before_ns: float
     after_ns: float

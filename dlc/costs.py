@@ -22,7 +22,7 @@ from dlc.cost_table import Cost, CostTable
 from dlc.errors import NotHere
 from dlc.feeds import seeded_feeds
 from dlc.harness.measure import interleaved
-from dlc.harness.statistics import ratio_of_medians
+from dlc.harness.ratios import fastest
 from dlc.interface import Interface, sizes_of
 from dlc.lookup import load
 from dlc.manifest import Estimate
@@ -41,6 +41,8 @@ MAX_SECONDS = 20.0
 """Of one race, unless the few rounds take longer."""
 LONGEST_LOOK = 3e8
 """Nanoseconds of one form that are spent on a small difference; a place that takes long gets fewer rounds."""
+WAY = "fastest in turns"
+"""How costs are measured: one measured in another way is not remembered as if it were the same."""
 NOISE = 0.02
 """A form with fewer nodes stays unless it is slower than this, beyond its interval."""
 
@@ -127,7 +129,7 @@ class Costs:
 
     def key(self, *parts: str) -> str:
         """Key of a cost: what is measured, where, and with which options."""
-        seen = hashlib.sha256(self.fingerprint.encode() + msgspec.json.encode(self.config))
+        seen = hashlib.sha256(f"{WAY} {self.fingerprint}".encode() + msgspec.json.encode(resting(self.config)))
         for part in parts:
             seen.update(part.encode() + b"\n")
         return seen.hexdigest()
@@ -155,10 +157,9 @@ class Costs:
         rng = np.random.default_rng(self.seed)
         pin = self.config.intra_op_threads == 1
         samples = interleaved(calls, rounds=rounds, max_seconds=MAX_SECONDS, rng=rng, pin=pin)
-        overhead = np.median(samples["idle"]) if "idle" in samples else 0.0
+        overhead = samples["idle"].min() if "idle" in samples else 0
         before, after = (np.maximum(samples[n] - overhead, 1.0) for n in ("before", "after"))
-        ratio = ratio_of_medians(after, before, rng=rng)
-        return Cost(before_ns=float(np.median(before)), after_ns=float(np.median(after)), ratio=ratio)
+        return Cost(before_ns=float(before.min()), after_ns=float(after.min()), ratio=fastest(after, before))
 
     def _remember(self, key: str, cost: Cost) -> Cost:
         self.table.write(key, self.fingerprint, cost)

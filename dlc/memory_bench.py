@@ -17,7 +17,7 @@ from dlc.artifact import MODEL, write_model
 from dlc.bench import Subject, inputs_for, subjects_of
 from dlc.harness.growth import growth
 from dlc.harness.measure import latency, summarise
-from dlc.harness.statistics import ratio_of_medians
+from dlc.harness.ratios import fastest
 from dlc.manifest import Latency
 from dlc.planning import Prepared, prepare
 from dlc.progress import Progress
@@ -101,7 +101,7 @@ def compare_memory(
     return [
         MemoryRow(
             subject.name, name, way.growth,
-            summarise(samples[name], ratio_of_medians(samples[name], samples[STOCK], rng=rng)),
+            summarise(samples[name], fastest(samples[name], samples[STOCK])),
             all(np.array_equal(outputs[name][k], y, equal_nan=y.dtype.kind == "f") for k, y in outputs[STOCK].items()),
             **way.facts,  # type: ignore[arg-type]
         )

@@ -15,7 +15,8 @@ from dlc.costs import Costs, canonical_text, decide
 from dlc.errors import NotHere
 from dlc.manifest import Estimate
 from dlc.passes.base import clone
-from dlc.runtimes.session import SessionConfig
+from dlc.runtimes.ort_cpu import OrtCpuRunner
+from dlc.runtimes.session import SPINNING_STOP, SessionConfig, resting
 from dlc.target import detect
 
 HEAD = '<ir_version: 10, opset_import: ["": 20]>'
@@ -106,6 +107,22 @@ def test_the_key_tells_targets_apart() -> None:
     two_threads = Costs(detect(threads=2), SessionConfig(intra_op_threads=2), {})
     assert mine.key("a") != two_threads.key("a")
     assert mine.key("a") == mine.key("a")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_that_wait_for_their_turn_rest(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[SessionConfig] = []
+
+    class Runner(OrtCpuRunner):
+        def __init__(self, model: ir.Model, config: SessionConfig):
+            opened.append(config)
+            super().__init__(model, config)
+
+    monkeypatch.setattr("dlc.costs.load", lambda _: Runner)
+    config = SessionConfig(intra_op_threads=threads)
+    replace(costs(None), config=config).whole(chain(2), chain(1), rounds=2)
+    assert opened == [resting(config)] * 2
+    assert (SPINNING_STOP in opened[0].entries) == (threads > 1)
 
 
 def test_clone_shares_no_type() -> None:

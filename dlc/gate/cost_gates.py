@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,10 +12,9 @@ from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line
 from dlc.gate.memory_gate import grown
 from dlc.gate.observation import Observation, VariantSeen
-from dlc.harness import pace, sittings
+from dlc.harness import pace
 from dlc.harness.pace import busier
-from dlc.harness.sittings import shift
-from dlc.harness.statistics import spread
+from dlc.harness.ratios import ratio, shift, slower, spread
 from dlc.report import numbers
 
 STEADY = 1.10
@@ -62,16 +60,15 @@ class Costs:
     def _against_reference(self, variant: VariantSeen) -> Iterator[Decided]:
         gates, stock = self.limits.recipe, self.now.stock_ratio
         if gates.max_latency_ratio is not None:
-            logs, limit, floor = variant.timing.logs, gates.max_latency_ratio / (stock or 1.0), spread(self.now.again)
-            ratio = sittings.ratio(logs, floor)
-            status = pace.held(ratio, limit)
+            found, limit = variant.timing.ratio, gates.max_latency_ratio / (stock or 1.0)
+            status = pace.held(found, limit)
             said = f" ({gates.max_latency_ratio:g}× of stock, of which fp32 took {stock:.3f}×)" if stock else ""
             if status == "fail" and (why := self._unfit(variant, None)) is not None:
                 status, said = "inconclusive", f"{said}; {why}"
             yield Decided(Line(
-                variant=variant.precision, gate="latency", status=status, value=ratio.value, low=ratio.low,
-                high=ratio.high, limit=limit, reason=f"{numbers.ratio(ratio)} of fp32, at most {limit:.3f}×{said}",
-            ), pace.chance(logs, limit, floor))  # fmt: skip
+                variant=variant.precision, gate="latency", status=status, value=found.value, low=found.low,
+                high=found.high, limit=limit, reason=f"{numbers.ratio(found)} of fp32, at most {limit:.3f}×{said}",
+            ), slower(variant.timing.logs, limit, spread(self.now.again)))  # fmt: skip
         reference = self.now.variant(self.now.reference)
         if gates.max_size_ratio is not None and reference is not None:
             share = variant.size.bytes / reference.size.bytes
@@ -101,8 +98,8 @@ class Costs:
 
     def _judged(self, variant: VariantSeen, gate: str, now: Pace, then: Pace, before: Observation) -> Decided:
         limit, floor = self.limits.max_slowdown, max(spread(now.again), spread(then.again))
-        factor = shift(now.logs, then.logs, same=self.same, floor=floor).factor
-        allowed = [log + math.log(limit) for log in then.logs]
+        moved = shift(now.logs, then.logs, same=self.same, floor=floor, limit=limit)
+        factor = moved.factor
         status = pace.held(factor, limit)
         text = (
             f"{now.what} {numbers.ratio(factor)} of the baseline's, at most {limit:g}× "
@@ -111,11 +108,11 @@ class Costs:
         if status == "fail" and (why := self._unfit(variant, before)) is not None:
             status, text = "inconclusive", f"{text}; {why}"
         elif status == "inconclusive" and factor.value > limit:
-            text += "; the sittings are too few, or the machine too noisy, to tell"
+            text += f"; {pace.UNSURE}"
         return Decided(Line(
             variant=variant.precision, gate=gate, status=status, value=factor.value, low=factor.low,
             high=factor.high, limit=limit, reason=text,
-        ), shift(now.logs, allowed, same=self.same, floor=floor).slower)  # fmt: skip
+        ), moved.slower)  # fmt: skip
 
     def _unfit(self, variant: VariantSeen, before: Observation | None) -> str | None:
         """Say why this machine, or the one of the baseline, cannot make a latency fail; None if it can."""
@@ -187,7 +184,8 @@ def _throughput(seen: Observation, variant: VariantSeen) -> Pace:
     if rates:
         calls = f"{seen.concurrency} call{'s' if seen.concurrency > 1 else ''} at once"
         rate = numbers.significant(variant.timing.per_second or 0.0, 4)
-        beside = f"{rate} examples/s at {_dims(seen)}, {calls}; {numbers.ratio(sittings.ratio(rates))}"
+        more = ratio(rates, spread(seen.again_throughput))
+        beside = f"{rate} examples/s at {_dims(seen)}, {calls}; {numbers.ratio(more)}"
     return Pace("time per example", tuple(-x for x in rates), seen.again_throughput, beside)
 
 

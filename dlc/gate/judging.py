@@ -14,10 +14,9 @@ from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line, corrected
 from dlc.gate.observation import Observation
 from dlc.gate.slice_gates import Slices
-from dlc.harness import sittings
 from dlc.harness.accuracy import Metric
 from dlc.harness.pace import busier
-from dlc.harness.statistics import spread
+from dlc.harness.ratios import ratio, spread
 from dlc.manifest import ExpectationRecord, Status
 
 SPEED = ("latency", "latency since baseline", "throughput since baseline")
@@ -61,7 +60,7 @@ def pool(first: Observation, second: Observation) -> Observation:
     for one, other in zip(first.variants, second.variants, strict=True):
         logs = (*one.timing.logs, *other.timing.logs)
         timing = msgspec.structs.replace(
-            one.timing, logs=logs, ratio=sittings.ratio(logs, spread(again)),
+            one.timing, logs=logs, ratio=ratio(logs, spread(again)),
             settled=one.timing.settled + other.timing.settled,
             throughput=(*one.timing.throughput, *other.timing.throughput),
         )  # fmt: skip

@@ -6,7 +6,7 @@ import numpy as np
 
 from dlc.gate.lines import Decided, Line
 from dlc.gate.observation import VariantSeen
-from dlc.harness.sittings import shift
+from dlc.harness.ratios import shift
 from dlc.manifest import Estimate, Status
 from dlc.report import numbers
 
@@ -23,7 +23,8 @@ def grown(variant: VariantSeen, earlier: VariantSeen, limit: float) -> Decided:
     value, low, high, p, interval = float(np.exp(np.mean(now) - np.mean(then))), None, None, None, ""
     if fewest > 1:
         moved = shift(now, then, same=False)
-        low, high, p, interval = moved.factor.low, moved.factor.high, moved.slower, _between(moved.factor)
+        value, low, high = moved.factor.value, moved.factor.low, moved.factor.high
+        p, interval = moved.slower, _between(moved.factor)
     over: Status = "fail" if value > limit else "inconclusive"  # stands if it is beyond chance: ``corrected``
     status: Status = "pass" if (value if high is None else high) <= limit else over
     sizes = [numbers.size(round(float(np.exp(np.mean(logs))))) for logs in (now, then)]

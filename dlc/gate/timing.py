@@ -15,8 +15,9 @@ from dlc.gate.subjects import Judged, seeded
 from dlc.harness import sittings
 from dlc.harness.measure import can_pin, pinned
 from dlc.harness.memory import Rss
+from dlc.harness.ratios import ratio, spread
 from dlc.harness.sittings import AGAIN, Load, Sittings
-from dlc.harness.statistics import percentile, spread
+from dlc.harness.statistics import percentile
 from dlc.interface import Interface
 from dlc.progress import Progress, track
 from dlc.types import Feeds, Floats
@@ -68,7 +69,7 @@ class Timed:
         logs = self.sittings.logs(name)
         throughput, calls = self._throughput(name), self.calls[name]
         return Timing(
-            logs=logs, ratio=sittings.ratio(logs, spread(self.sittings.again)), calls=len(calls),
+            logs=logs, ratio=ratio(logs, spread(self.sittings.again)), calls=len(calls),
             p50_ms=float(np.median(calls)), p90_ms=percentile(calls, 90), p99_ms=percentile(calls, 99),
             load_ms=start.load_ms, first_ms=start.first_ms,
             warm_up=max(s.samples[name].warm_up for s in self.sittings.each), settled=self.sittings.settled(name),

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 
 from dlc.harness import pace
 from dlc.harness.agreement import held, in_words
+from dlc.harness.ratios import slower, spread
 from dlc.harness.several import by_chance
 from dlc.harness.slices import collapses
-from dlc.harness.statistics import spread
 from dlc.manifest import (
     Accuracy,
     Agreement,
@@ -174,9 +174,11 @@ def _latency_gate(latency: Latency, limit: float | None, noise: Noise) -> Iterat
 
 def _speed(latency: Latency, limit: float, noise: Noise, text: str) -> Finding:
     """Hold a latency to a limit; what this machine cannot tell is inconclusive, and says why."""
-    status, p = pace.held(latency.ratio, limit), pace.chance(latency.logs, limit, noise.floor)
+    status, p = pace.held(latency.ratio, limit), slower(latency.logs, limit, noise.floor)
     if status == "fail" and (why := pace.unfit(noise.away, latency.settled, len(latency.logs))) is not None:
         return Finding("inconclusive", f"{text}; {why}", p)
+    if status == "inconclusive" and latency.ratio.value > limit:
+        text += f"; {pace.UNSURE}"
     return Finding(status, text, p)
 
 

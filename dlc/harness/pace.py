@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
-from dlc.harness.sittings import shift
 from dlc.manifest import Estimate, Status
 
 BUSY = 0.1
 """Share of the time without a CPU above which no latency fails: caches that others emptied cost each model another
 share. Measured: with the time-slices of nine other processes the ratio of digits-cnn moved by 4 to 6 %."""
+UNSURE = "the sittings are too few, or the machine too noisy, to tell"
 
 
 def held(ratio: Estimate, limit: float) -> Status:
     """Pass if the whole interval holds the limit, fail if none of it does."""
     return "pass" if ratio.high <= limit else "fail" if ratio.low > limit else "inconclusive"
-
-
-def chance(now: Sequence[float], limit: float, floor: float) -> float | None:
-    """One-sided p-value that a ratio, of which there is a logarithm a sitting, holds its limit; None without any.
-
-    ``floor``: standard deviation of A against A in one sitting, on a logarithm.
-    """
-    return shift(now, [math.log(limit)] * len(now), same=True, floor=floor).slower if now else None
 
 
 def busier(*away: float | None) -> float | None:

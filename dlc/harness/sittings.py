@@ -4,9 +4,8 @@ Whatever else a machine does only ever adds to a latency, and adds more to a sho
 another process on the same core the ratio of two medians moved by 5 %, that of the fastest samples by half a percent.
 So the fastest are compared (as J. Chen and J. Revels do, 2016, "Robust benchmarking in noisy environments"); what slows
 only some calls shows in their percentiles. Where the sessions' memory came to lie moves a ratio, too, so it is taken in
-each of several sittings: of the logarithms the mean is trimmed, and its interval that of K. K. Yuen's t (1974), which
-one disturbed sitting does not blur. The reference is timed against a second session of itself, and how far that ratio
-strays from 1 is the noise floor: no mean is taken to be steadier.
+each of several sittings, whose logarithms ``ratios`` puts together. The reference is timed against a second session of
+itself, and how far that ratio strays from 1 is the noise floor: no mean is taken to be steadier.
 """
 
 from __future__ import annotations
@@ -23,13 +22,10 @@ import numpy as np
 
 from dlc.harness.contention import Moment, crowded, usable
 from dlc.harness.measure import LEAST_ROUNDS, Samples, both_clocks, can_pin, collector_paused, on_cpu, threads_of
-from dlc.manifest import Estimate
 from dlc.runtimes.base import Runner
 from dlc.types import Feeds, Floats
 
 SITTINGS = 7
-TRIM = 0.2
-"""Share of the sittings left out at either end, of seven one: the least that R. Wilcox (2012) advises."""
 ROUNDS = 24
 AGAIN = "again"
 """Name of the reference's second session."""
@@ -48,8 +44,8 @@ Opener = Callable[[], AbstractContextManager[Mapping[str, Runner]]]
 class Sitting:
     """One sitting's samples of each model; ``per_second``: examples of each, where throughput was asked for.
 
-    ``one_thread``: a call takes the CPU time of one thread. ``crowded``: share of the time in which others had a CPU
-    that was needed (``contention``); None where unknown.
+    ``one_thread``: a call takes the CPU time of one thread, by a clock that can tell. ``crowded``: share of the time in
+    which others had a CPU that was needed (``contention``); None where unknown.
     """
 
     samples: Mapping[str, Samples]
@@ -140,7 +136,8 @@ def sit(
             beside = crowded(start, Moment.now(), threads=most, cpus=len(usable()))
             order = rng.permutation(list(calls)) if load else ()
             rates = {name: _per_second(calls[name], load) for name in order if load}
-            own_time = pin and all(map(on_cpu, runners.values()))
+            told = all(s.busy.min() > 0 for s in samples.values())
+            own_time = pin and told and all(map(on_cpu, runners.values()))
         yield Sitting(samples, rates, own_time, beside)
 
 
@@ -154,80 +151,6 @@ def distribution(call: Callable[[], object], *, most: int = DISTRIBUTION, second
             call()
             taken.append(time.perf_counter_ns() - before)
     return np.array(taken) / 1e6
-
-
-def ratio(logs: Sequence[float], floor: float = 0.0) -> Estimate:
-    """Estimate a ratio from its logarithm in each sitting: the trimmed mean, and the interval of Yuen's t.
-
-    ``floor``: as of ``shift``.
-    """
-    return _centre(logs, floor).estimate()
-
-
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """By which factor a ratio moved; ``slower``: one-sided p-value that it did not rise."""
-
-    factor: Estimate
-    slower: float
-
-
-def shift(now: Sequence[float], before: Sequence[float], *, same: bool, floor: float = 0.0) -> Shift:
-    """Compare logs of ratios: of the ``same`` sittings in pairs, else as two samples (Yuen and Welch).
-
-    ``floor``: standard deviation of A against A in one sitting; either mean is taken to be no steadier than that. Fewer
-    than five sittings are not trimmed: then these are Student's t and Welch's.
-    """
-    moved = _centre(np.subtract(now, before) if same else now, floor)
-    if not same:
-        moved = moved.minus(_centre(before, floor))
-    return Shift(moved.estimate(), moved.chance())
-
-
-@dataclass(frozen=True, slots=True)
-class _Centre:
-    """A mean of logarithms, its standard error and the degrees of freedom of that."""
-
-    mean: float
-    error: float
-    freedom: float
-
-    def minus(self, other: _Centre) -> _Centre:
-        """Return the difference of two independent ones; the freedom is F. E. Satterthwaite's (1946)."""
-        squares = [(self.error**2, self.freedom), (other.error**2, other.freedom)]
-        error = math.hypot(self.error, other.error)
-        shares = [(square / error**2) ** 2 / freedom for square, freedom in squares if square > 0]
-        freedom = 1 / sum(shares) if shares else 1.0
-        return _Centre(self.mean - other.mean, error, freedom)
-
-    def estimate(self) -> Estimate:
-        """Return the factor and its 95 % interval."""
-        from scipy.stats import t
-
-        half = self.error * float(t.ppf(0.975, self.freedom)) if self.freedom > 0 else math.inf
-        return Estimate(value=_exp(self.mean), low=_exp(self.mean - half), high=_exp(self.mean + half))
-
-    def chance(self) -> float:
-        """Return the one-sided p-value that it is not above 0."""
-        from scipy.stats import t
-
-        return float(t.sf(self.mean / self.error, self.freedom)) if self.error > 0 else float(self.mean <= 0)
-
-
-def _centre(logs: Sequence[float] | Floats, floor: float) -> _Centre:
-    """Trim the mean; its error is of the winsorized values, in which those left out count as their next neighbours."""
-    values = np.sort(np.asarray(logs, np.float64))
-    count, cut = len(values), int(TRIM * len(values))
-    kept = values[cut : count - cut]
-    if count < 2:
-        return _Centre(float(values.mean()), math.inf, 0)
-    winsorized = np.clip(values, kept[0], kept[-1])
-    own = math.sqrt((count - 1) * float(winsorized.var(ddof=1)) / (len(kept) * (len(kept) - 1)))
-    return _Centre(float(kept.mean()), max(own, floor / math.sqrt(count)), len(kept) - 1)
-
-
-def _exp(x: float) -> float:
-    return float(np.exp(np.clip(x, -700, 700)))  # within the doubles
 
 
 def _per_second(call: Callable[[], object], load: Load) -> float:

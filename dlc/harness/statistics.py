@@ -8,7 +8,7 @@ percentiles of the bootstrap.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,8 +26,6 @@ BEYOND = 10
 """Samples that must lie beyond a percentile: their count then strays by a third (one standard deviation)."""
 GROUPS = 200
 """Most values that the acceleration of an interval is estimated from."""
-CHUNK = 1 << 22
-"""Most indices drawn at a time, so that long series do not fill the memory."""
 
 Statistic = Callable[[Floats], float]
 """Rows per example [n, k] to the metric."""
@@ -177,31 +175,6 @@ def percentile(samples: Floats, percent: float) -> float | None:
     return float(np.percentile(samples, percent)) if beyond >= BEYOND else None
 
 
-def spread(logs: Sequence[float]) -> float:
-    """Root mean square of A against A about 0, where it should be: the noise floor of one sitting."""
-    return float(np.sqrt(np.mean(np.square(logs)))) if len(logs) else 0.0
-
-
-def ratio_of_medians(
-    numerator: Array, denominator: Array, *, rng: np.random.Generator, resamples: int = RESAMPLES
-) -> Estimate:
-    """Estimate median(numerator) / median(denominator) of two latencies measured in the same rounds [n].
-
-    Rounds are drawn in blocks of n^(1/3) neighbours: a burst of other work on the machine spans several rounds, and
-    single rounds drawn apart would understate what it does to the medians.
-    """
-    n = len(numerator)
-    if n != len(denominator) or n == 0:
-        raise ValueError(f"{n} and {len(denominator)} rounds cannot be paired")
-    a, b = numerator.astype(np.float64), denominator.astype(np.float64)
-    step = max(1, CHUNK // n)
-    draws = np.concatenate([
-        np.median(a[i], axis=1) / np.median(b[i], axis=1)
-        for i in (_blocks(n, min(step, resamples - done), rng) for done in range(0, resamples, step))
-    ])  # fmt: skip
-    return _estimate(float(np.median(a) / np.median(b)), draws)
-
-
 def _scores(reference: Floats, candidate: Floats, statistic: Statistic, indices: Iterable[Array]) -> Floats:
     return np.array([(_call(statistic, reference[i]), _call(statistic, candidate[i])) for i in indices])
 
@@ -242,13 +215,6 @@ def _sound(draws: Floats) -> Floats:
 
 def _times(estimate: Estimate, factor: float) -> Estimate:
     return Estimate(value=factor * estimate.value, low=factor * estimate.low, high=factor * estimate.high)
-
-
-def _blocks(n: int, resamples: int, rng: np.random.Generator) -> Array:
-    """Index arrays [resamples, n] made of blocks of neighbours; the last round is followed by the first."""
-    length = max(1, round(n ** (1 / 3)))
-    starts = rng.integers(0, n, (resamples, -(-n // length), 1))
-    return ((starts + np.arange(length)) % n).reshape(resamples, -1)[:, :n]
 
 
 def _estimate(value: float, draws: Floats) -> Estimate:

@@ -113,6 +113,6 @@ def _since(now: Estimate | None, then: Estimate | None, digits: int = 2) -> str:
 
 
 def _floor(outcome: Outcome) -> float:
-    from dlc.harness.statistics import spread
+    from dlc.harness.ratios import spread
 
     return spread(outcome.now.again)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from dlc.harness.statistics import spread
+from dlc.harness.ratios import spread
 from dlc.manifest import (
     Accuracy,
     Agreement,

@@ -1,6 +1,6 @@
 """What ONNX Runtime does to a graph when it loads it: the level of its own optimisations, measured like a rewrite.
 
-Rewrites are chosen as a default session runs them, so a model file is fast without any option. Where another level is
+Rewrites are chosen as a default session loads them, so a model file is fast without any option. Where another level is
 measured to be faster still, ``session.json`` says so.
 """
 

@@ -9,9 +9,9 @@ import msgspec
 import numpy as np
 
 from dlc.harness.measure import LEAST_ROUNDS, summarise
-from dlc.harness.sittings import SITTINGS, Sittings, opener, ratio, sit
-from dlc.harness.statistics import spread
-from dlc.manifest import Estimate, Latency
+from dlc.harness.ratios import ratio, spread
+from dlc.harness.sittings import SITTINGS, Sittings, opener, sit
+from dlc.manifest import Latency
 from dlc.progress import Progress, track
 from dlc.runtimes.base import Runner
 from dlc.types import Feeds
@@ -20,7 +20,6 @@ ROUNDS = 29
 """In each sitting: 203 samples of each model, of which p10 and p90 may be stated."""
 MAX_SECONDS = 60.0
 """Of timing all variants side by side, unless the least rounds take longer."""
-ITSELF = Estimate(value=1.0, low=1.0, high=1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +36,7 @@ class Timed:
     def latency(self, name: str) -> Latency:
         """Put on record how one model did; its ratio is taken to be no steadier than the baseline is beside itself."""
         logs, floor = self.sittings.logs(name), spread(self.sittings.again)
-        against = ITSELF if name == self.sittings.reference else ratio(logs, floor)
-        record = summarise(self.sittings.wall(name), against)
+        record = summarise(self.sittings.wall(name), ratio(logs, floor))
         return msgspec.structs.replace(record, logs=logs, settled=self.sittings.settled(name))
 
 

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 
 from dlc.artifact import read_golden
-from dlc.harness import sittings
+from dlc.harness import ratios
 from dlc.harness.sittings import SITTINGS
-from dlc.harness.statistics import spread
 from tests.cli.conftest import Cli
 
 ROOT = Path(__file__).parent.parent.parent
@@ -63,10 +62,10 @@ def test_the_noise_of_the_machine_is_on_record_beside_every_ratio(cli: Cli, mode
     record = json.loads(ran.out)
     assert len(record["reference"]["again"]) == SITTINGS
     assert record["reference"]["latency"]["ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    floor = spread(record["reference"]["again"])
+    floor = ratios.spread(record["reference"]["again"])
     for variant in record["variants"]:
         logs, ratio = variant["latency"]["logs"], variant["latency"]["ratio"]
-        assert ratio == msgspec.to_builtins(sittings.ratio(logs, floor))
+        assert ratio == msgspec.to_builtins(ratios.ratio(logs, floor))
         assert ratio["low"] < ratio["value"] < ratio["high"]
         assert 0 <= variant["latency"]["settled"] <= SITTINGS
         assert variant["latency"]["runs"] >= 28  # of slow models: 4 in each sitting

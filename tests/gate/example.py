@@ -19,7 +19,7 @@ from dlc.gate.observation import (
     Timing,
     VariantSeen,
 )
-from dlc.harness import sittings
+from dlc.harness import ratios
 from dlc.harness.accuracy import METRICS
 from dlc.harness.statistics import metric
 from dlc.manifest import Agreement, Estimate, Interfaces, Size, SourceRecord, TargetRecord
@@ -35,8 +35,8 @@ QUIET = (0.001, -0.002, 0.001, 0.0, -0.001, 0.002, -0.001)
 def timing(ratio: float, wobble: tuple[float, ...] = QUIET) -> Timing:
     logs = tuple(float(np.log(ratio)) + w for w in wobble)
     return Timing(
-        logs=logs, ratio=sittings.ratio(logs), p50_ms=ratio, p90_ms=None, p99_ms=None, calls=50, warm_up=40, settled=7,
-        load_ms=5.0, first_ms=1.0,
+        logs=logs, ratio=ratios.ratio(logs, ratios.spread(QUIET)), p50_ms=ratio, p90_ms=None, p99_ms=None, calls=50,
+        warm_up=40, settled=7, load_ms=5.0, first_ms=1.0,
     )  # fmt: skip
 
 

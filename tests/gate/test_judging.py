@@ -11,11 +11,13 @@ import pytest
 
 from dlc.errors import RecipeError
 from dlc.gate import baseline, flow
+from dlc.gate.cost_gates import Costs
 from dlc.gate.judging import confirmed, judge, pool, slow_or_unsure
 from dlc.gate.limits import Limits
 from dlc.gate.lines import Decided, Line, corrected, exit_code, status
 from dlc.gate.observation import DataSeen, Observation, Rows, Score
 from dlc.gate.timing import How
+from dlc.harness import pace, ratios
 from dlc.harness.accuracy import METRICS
 from dlc.manifest import Estimate, ExpectationRecord, Status
 from dlc.recipe import Gates
@@ -145,6 +147,27 @@ def test_latency_since_the_baseline(ratio: float, verdict: Status) -> None:
     found = line("int8/latency since baseline", judged(observation(int8={"timing": timing(ratio)}), observation()))
     assert found.status == verdict
     assert found.value == pytest.approx(ratio / 0.4)
+
+
+def test_a_latency_beyond_its_limit_that_may_hold_it_says_why_it_stays_open() -> None:
+    found = line("int8/latency since baseline", judged(observation(int8={"timing": timing(0.4201)}), observation()))
+    assert found.reason.endswith(pace.UNSURE)
+    [seen] = [v for v in judged(observation(), limits=Limits(recipe=Gates(max_latency_ratio=0.3599)))
+              if v.name == "int8/latency"]  # fmt: skip
+    assert (seen.status, seen.value) == ("inconclusive", pytest.approx(0.4, rel=1e-3))
+
+
+def test_the_chance_of_a_slow_down_is_that_it_is_within_the_limit() -> None:
+    from scipy import stats
+
+    now, before = observation(int8={"timing": timing(0.43)}), observation()
+    [found] = [d for d in Costs(now, before, Limits()).of(now.variants[1]) if d.line.gate == "latency since baseline"]
+    allowed = np.add(before.variants[1].timing.logs, np.log(1.05))
+    stated = stats.ttest_ind(
+        now.variants[1].timing.logs, allowed, equal_var=False, trim=ratios.TRIM, alternative="greater"
+    )
+    assert found.p == pytest.approx(stated.pvalue, rel=0.5)  # the noise floor is a little above the spread
+    assert found.p < 1e-5
 
 
 def test_a_noisy_machine_makes_no_latency_fail() -> None:
@@ -375,7 +398,10 @@ def test_failures_are_corrected_for_the_number_of_gates() -> None:
     assert two[0].reason == "slow; not beyond chance (p = 0.06 among 2 gates, 0.05 asked)"
 
 
-@pytest.mark.parametrize("other", ["accuracy", "latency since baseline", "peak memory since baseline", "latency"])
+@pytest.mark.parametrize(
+    "other",
+    ["accuracy", "latency since baseline", "throughput since baseline", "peak memory since baseline", "latency"],
+)
 def test_gates_that_answer_another_question_are_another_family(other: str) -> None:
     found = [Decided(Line(variant="int8", gate=g, status="fail", reason="worse"), p) for g, p in (
         ("accuracy since baseline", 0.03), (other, 0.9),
@@ -399,6 +425,10 @@ def test_a_slow_first_measurement_is_not_enough() -> None:
 def test_a_pool_holds_both_measurements() -> None:
     both = pool(observation(away=0.2, reference_ms=1.0), observation(away=0.0, reference_ms=1.5))
     assert (both.away, both.reference_ms) == (0.2, 1.25)
+    assert [v.timing.ratio for v in both.variants] == [
+        ratios.ITSELF,
+        ratios.ratio(both.variants[1].timing.logs, ratios.spread(both.again)),
+    ]
     assert len(both.again) == len(both.variants[1].timing.logs) == 2 * len(QUIET)
 
 

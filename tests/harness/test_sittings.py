@@ -1,7 +1,8 @@
-"""Ratios over sittings, against scipy's tests; and sittings of real models."""
+"""Sittings of real models, and what they say of made-up times."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
@@ -12,65 +13,14 @@ import pytest
 from dlc.harness import measure, sittings
 from dlc.harness.contention import STAT
 from dlc.harness.measure import Samples, both_clocks, can_pin
-from dlc.harness.sittings import Load, Sitting, Sittings, ratio, shift
-from dlc.harness.statistics import percentile, spread
+from dlc.harness.sittings import Load, Sitting, Sittings
+from dlc.harness.statistics import percentile
 from dlc.runtimes.base import Runner
 from dlc.runtimes.ort_cpu import OrtCpuRunner
 from dlc.runtimes.session import SessionConfig
 from tests.harness.test_measure import chain
 
-NOW, BEFORE = (0.11, 0.08, 0.12, 0.1), (0.01, -0.02, 0.0, 0.02)
-"""Too few to be trimmed."""
-DISTURBED = (0.11, 0.08, 0.12, 0.1, 0.09, 0.6, 0.1), (0.01, -0.02, 0.0, 0.02, -0.01, 0.01, -0.3, 0.0)
 FEEDS = {"x": np.full((128, 128), 1 / 128, np.float32)}
-
-
-def test_a_ratio_has_student_s_interval() -> None:
-    from scipy import stats
-
-    found = ratio(NOW)
-    low, high = stats.t.interval(0.95, 3, np.mean(NOW), stats.sem(NOW))
-    assert (found.value, found.low, found.high) == pytest.approx(tuple(np.exp((np.mean(NOW), low, high))))
-    assert ratio((0.0,)).high == pytest.approx(np.exp(700))  # one sitting tells nothing
-
-
-def test_one_disturbed_sitting_of_seven_counts_as_its_neighbour() -> None:
-    kept = (0.08, 0.09, 0.1, 0.1, 0.1, 0.11, 0.12)
-    assert ratio((*kept[:-1], 0.9)) == ratio(kept)
-    assert ratio(kept[:4]).value == pytest.approx(np.exp(np.mean(kept[:4])))
-
-
-@pytest.mark.parametrize(("now", "before", "trim"), [(NOW, BEFORE, 0), (*DISTURBED, sittings.TRIM)])
-def test_two_runs_are_compared_by_yuen_and_welch(
-    now: tuple[float, ...], before: tuple[float, ...], trim: float
-) -> None:
-    from scipy import stats
-
-    found = shift(now, before, same=False)
-    stated = stats.ttest_ind(now, before, equal_var=False, trim=trim, alternative="greater")
-    assert found.slower == pytest.approx(stated.pvalue)
-    low, high = stats.ttest_ind(now, before, equal_var=False, trim=trim).confidence_interval()
-    assert (found.factor.low, found.factor.high) == pytest.approx((np.exp(low), np.exp(high)))
-
-
-def test_the_same_sittings_are_compared_in_pairs() -> None:
-    from scipy import stats
-
-    found, stated = shift(NOW, BEFORE, same=True), stats.ttest_rel(NOW, BEFORE, alternative="greater")
-    assert found.slower == pytest.approx(stated.pvalue)
-
-
-def test_no_comparison_is_steadier_than_a_against_a() -> None:
-    quiet = shift(NOW, BEFORE, same=False)
-    noisy = shift(NOW, BEFORE, same=False, floor=0.1)
-    assert noisy.factor.low < quiet.factor.low < quiet.factor.high < noisy.factor.high
-    assert noisy.slower > quiet.slower
-    assert spread((0.03, -0.04)) == pytest.approx(0.05 / np.sqrt(2))
-
-
-@pytest.mark.parametrize(("now", "slower"), [((0.0, 0.0), 1.0), ((0.1, 0.1), 0.0)])
-def test_logs_without_spread(now: tuple[float, ...], slower: float) -> None:
-    assert shift(now, (0.0, 0.0), same=True).slower == slower
 
 
 @pytest.mark.parametrize(
@@ -128,10 +78,29 @@ def test_what_another_device_computes_is_timed_by_the_clock(rng: np.random.Gener
         assert sitting.one_thread == own_time
 
 
+@pytest.mark.parametrize(("one_thread", "ratio"), [(True, 2 / 6), (False, 5 / 8)])
+def test_the_fastest_are_compared(one_thread: bool, ratio: float) -> None:
+    """In CPU time of one thread, which leaves out that the system ran something else; else by the clock."""
+
+    def samples(wall: tuple[int, ...], busy: tuple[int, ...]) -> Samples:
+        return Samples(np.array(wall), np.array(busy), warm_up=1, settled=True)
+
+    both = {"a": samples((90, 5, 7), (2, 5, 7)), "b": samples((8, 9, 90), (8, 9, 6))}
+    assert np.exp(Sitting(both, {}, one_thread).log_ratio("a", "b")) == pytest.approx(ratio)
+
+
+def test_a_clock_of_the_cpu_that_ticks_seldom_is_not_used(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tick = 10_000_000
+    monkeypatch.setattr("dlc.harness.measure.time.thread_time_ns", lambda: time.perf_counter_ns() // tick * tick)
+    [sitting] = sittings.sit(opener(), FEEDS, count=1, rounds=3, rng=rng)
+    assert not sitting.one_thread
+    assert sitting.log_ratio("large", "small") > 0
+
+
 def test_time_without_a_cpu_is_told_apart(rng: np.random.Generator) -> None:
     """A call that only sleeps takes wall time, and none of a CPU."""
-    import time
-
     [samples] = both_clocks({"asleep": lambda: time.sleep(0.002)}, rounds=5, rng=rng).values()
     assert np.median(samples.wall) >= 2_000_000
     assert np.median(samples.busy) < 1_000_000

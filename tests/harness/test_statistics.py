@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import time
-import tracemalloc
 
 import numpy as np
 import pytest
@@ -82,29 +81,6 @@ def test_coverage_of_metric_and_retention(rng: np.random.Generator) -> None:
     assert (held / trials <= high).all(), held / trials
 
 
-@pytest.mark.parametrize("memory", [0.0, 0.7], ids=["independent rounds", "bursts of other work"])
-def test_coverage_of_the_latency_ratio(memory: float, rng: np.random.Generator) -> None:
-    """Noise is lognormal, partly common to both models of a round, and may last several rounds (AR(1)).
-
-    Blocks of n^(1/3) rounds recover most of what a burst hides, not all: 90 % is asked of bursts.
-    """
-    trials, rounds, held = 300, 200, 0
-
-    def noise() -> Floats:
-        steps = rng.standard_normal((rounds + 50, 1))[:, 0]
-        for i in range(1, len(steps)):
-            steps[i] = memory * steps[i - 1] + (1 - memory**2) ** 0.5 * steps[i]
-        return steps[50:]
-
-    for _ in range(trials):
-        common = noise()
-        a, b = (1e6 * np.exp(0.2 * common + 0.1 * noise()) for _ in range(2))
-        ratio = statistics.ratio_of_medians(0.8 * a, b, rng=rng, resamples=300)
-        held += ratio.low <= 0.8 <= ratio.high
-    low, high = covers(trials) if memory == 0 else (covers(trials, 0.90)[0], 1.0)
-    assert low <= held / trials <= high, held / trials
-
-
 def test_spearman_of_sts_benchmark_size_is_quick(rng: np.random.Generator) -> None:
     truth = rng.standard_normal(1379)
     a = np.stack([truth + rng.standard_normal(1379), truth], axis=1)
@@ -113,25 +89,6 @@ def test_spearman_of_sts_benchmark_size_is_quick(rng: np.random.Generator) -> No
     result = statistics.paired(a, b, SPEARMAN, rng=rng)
     assert time.process_time() - start < 3
     assert result.retention.low < result.retention.value < result.retention.high
-
-
-def test_ratio_of_a_series_with_itself_is_exactly_one(rng: np.random.Generator) -> None:
-    series = rng.integers(900, 1100, 60)
-    ratio = statistics.ratio_of_medians(series, series, rng=rng)
-    assert (ratio.low, ratio.value, ratio.high) == (1, 1, 1)
-
-
-def test_long_series_are_drawn_in_chunks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics, "CHUNK", 1 << 16)
-    series = rng.lognormal(0, 0.1, 20_000)
-    tracemalloc.start()
-    try:
-        ratio = statistics.ratio_of_medians(2 * series, series, rng=rng, resamples=100)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert (ratio.low, ratio.value, ratio.high) == (2, 2, 2)
-    assert peak < 20_000 * 100 * 8  # the indices of all resamples at once
 
 
 def test_reference_that_scores_nothing_is_named(rng: np.random.Generator) -> None:
@@ -184,10 +141,6 @@ def test_no_examples(rng: np.random.Generator) -> None:
 def test_lengths_must_pair(rng: np.random.Generator) -> None:
     with pytest.raises(ValueError, match="5 and 4 examples"):
         statistics.paired(np.ones((5, 1)), np.ones((4, 1)), MEAN, rng=rng)
-    with pytest.raises(ValueError, match="3 and 2 rounds"):
-        statistics.ratio_of_medians(np.ones(3), np.ones(2), rng=rng)
-    with pytest.raises(ValueError, match="0 and 0 rounds"):
-        statistics.ratio_of_medians(np.ones(0), np.ones(0), rng=rng)
 
 
 def test_of_an_error_less_is_better() -> None:
