@@ -2,8 +2,8 @@
 
     DLC_DATA=... python benchmarks/efficientnet.py [--rounds 100]
 
-Latency is interleaved at batch 1; ratios are of medians, with a 95 % interval. "kernels" is the time inside integer
-kernels alone, from the profiler: what is left if every other node were free.
+Latency is interleaved at batch 1; ratios are of the fastest runs, with a 95 % interval. "kernels" is the time inside
+integer kernels alone, from the profiler: what is left if every other node were free.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     DLC_DATA=... python -m benchmarks.mixed efficientnet-lite0|minilm [--keep 0.999] [--evaluations 40] [--no-openvino]
 
 dlc compiles as ``dlc compile`` does; the search runs on the calibration data, which is NNCF's too, and accuracy is the
-task's metric on the evaluation data. Every model runs from its file in a plain session; latencies are medians of runs
-in turns, one thread, with 95 % intervals. OpenVINO and NNCF run in an environment and a process of their own.
+task's metric on the evaluation data. Every model runs from its file in a plain session, in turns, one thread;
+ratios are of the fastest runs, with 95 % intervals. OpenVINO and NNCF run in an environment and a process of their own.
 """
 
 from __future__ import annotations
