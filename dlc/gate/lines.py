@@ -14,7 +14,8 @@ from dlc.manifest import Record, Status
 CODES = {"pass": 0, "fail": 1, "inconclusive": 5}
 LEAKAGE = "leakage"
 SINCE = " since baseline"
-COSTS = ("latency", "throughput", "size", "peak memory")
+COSTS = ("latency", "throughput", "peak memory")
+"""Gates on what a model costs that chance may decide."""
 
 
 class Line(Record, frozen=True, kw_only=True):
