@@ -96,7 +96,7 @@ def time(everyone: Sequence[Judged], interface: Interface, how: How, progress: P
     progress.stage("measure latency", how.sittings)
     found = list(track(progress, sittings.sit(opened, feeds, count=how.sittings, load=load, rng=rng)))
     calls: dict[str, Floats] = {}
-    with opened() as runners, pinned(only=can_pin(runners.values())):
+    with opened(rng) as runners, pinned(only=can_pin(runners.values())):
         for name, runner in runners.items():
             if name != AGAIN:
                 calls[name] = sittings.distribution(lambda infer=runner.infer: infer(feeds))  # type: ignore[misc]

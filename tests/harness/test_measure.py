@@ -146,7 +146,8 @@ def test_summary() -> None:
     assert summary.p99_ms == pytest.approx(0.991, rel=4 * 2.3e-16)
     assert (summary.median_ms, summary.p10_ms, summary.p90_ms) == pytest.approx((0.501, 0.101, 0.901), rel=4 * 2.3e-16)
     assert summary.mean_ms == pytest.approx(0.501, rel=4 * 1001 * 2.3e-16)
-    assert (summary.runs, summary.ratio.value) == (1001, pytest.approx(0.5))
+    assert summary.runs == 1001
+    assert summary.ratio.value == pytest.approx(0.5)
     assert len(summary.samples_ms) == KEPT_SAMPLES
     assert (summary.samples_ms[0], summary.samples_ms[-1]) == (0.001, 1.001)
 

@@ -35,7 +35,7 @@ def opener(threads: int = 1) -> sittings.Opener:
     models: Mapping[str, ir.Model] = {"small": chain(4), "again": chain(4), "large": chain(16)}
 
     @contextmanager
-    def opened() -> Iterator[Mapping[str, Runner]]:
+    def opened(_: np.random.Generator) -> Iterator[Mapping[str, Runner]]:
         with ExitStack() as stack:
             yield {n: stack.enter_context(OrtCpuRunner(m, config)) for n, m in models.items()}
 

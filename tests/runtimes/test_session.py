@@ -25,7 +25,8 @@ def test_models_that_are_timed_in_turns_rest_and_answer_the_same(tmp_path: Path)
     ir.save(chain(2), tmp_path / "model.onnx")
     subject = Subject("two", tmp_path, SessionConfig(intra_op_threads=2))
     feeds = {"x": np.full((128, 128), 1 / 128, np.float32)}
-    with opener({"two": subject.among_others}, "two")() as runners, subject.runner() as alone:
+    opened = opener({"two": subject.among_others}, "two")
+    with opened(np.random.default_rng(0)) as runners, subject.runner() as alone:
         assert set(runners) == {"two", AGAIN}
         for runner in runners.values():
             assert isinstance(runner, OrtCpuRunner)
