@@ -97,19 +97,19 @@ class _Centre:
 
     def estimate(self) -> Estimate:
         """Return the factor and its 95 % interval."""
-        from scipy.stats import t
+        from scipy.special import stdtrit
 
-        half = self.error * float(t.ppf(0.975, self.freedom)) if self.freedom > 0 else math.inf
+        half = self.error * float(stdtrit(self.freedom, 0.975)) if self.freedom > 0 else math.inf
         return Estimate(value=_exp(self.mean), low=_exp(self.mean - half), high=_exp(self.mean + half))
 
     def chance(self, limit: float) -> float:
         """Return the one-sided p-value that the factor is not above a limit."""
-        from scipy.stats import t
+        from scipy.special import stdtr
 
         beyond = self.mean - math.log(limit)
         if not self.freedom > 0:
             return 1.0
-        return float(t.sf(beyond / self.error, self.freedom)) if self.error > 0 else float(beyond <= 0)
+        return float(stdtr(self.freedom, -beyond / self.error)) if self.error > 0 else float(beyond <= 0)
 
 
 def _centre(logs: Sequence[float] | Floats, floor: float) -> _Centre:

@@ -104,9 +104,7 @@ NOISE = (
 
 
 def test_the_noise_of_the_machine_is_shown(page: Page) -> None:
-    assert f"{NOISE}. A ratio that lies within twice that straying of its limit is not told from it." in " ".join(
-        page.text.split()
-    )
+    assert f"{NOISE}. No ratio is taken to be steadier than that." in " ".join(page.text.split())
     assert NOISE in render_markdown(LABELLED)
     unknown = msgspec.structs.replace(LABELLED.reference, away=None)
     assert noise_line(unknown) == NOISE.partition(";")[0]
