@@ -47,7 +47,7 @@ def time(
     """Time all models; slow ones in fewer rounds, together no fewer than ``LEAST_ROUNDS``."""
     progress.stage("measure latency", SITTINGS)
     found = sit(
-        opener(runners, baseline), feeds, rounds=ROUNDS, least=-(-LEAST_ROUNDS // SITTINGS),
+        opener(runners, baseline, drawn=True), feeds, rounds=ROUNDS, least=-(-LEAST_ROUNDS // SITTINGS),
         max_seconds=MAX_SECONDS / SITTINGS, rng=rng,
     )  # fmt: skip
     return Timed(Sittings(list(track(progress, found)), baseline))
